@@ -1,0 +1,1 @@
+"""Latency and load measurements of an engine."""

@@ -1,0 +1,1 @@
+"""Text and checkpoint to quantisation scales, and what the quantisation lost."""

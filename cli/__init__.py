@@ -1,0 +1,1 @@
+"""The `edgellama` command: one file a verb."""

@@ -1,0 +1,1 @@
+"""Tokens to clients over gRPC."""

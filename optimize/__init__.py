@@ -1,0 +1,1 @@
+"""Portable ONNX to an engine for one target."""

@@ -1,0 +1,1 @@
+"""One file per target: its passes and its builder."""

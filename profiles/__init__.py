@@ -1,0 +1,1 @@
+"""What a device is, and whether a model fits it."""

@@ -1,0 +1,179 @@
+"""The shape of one Llama model, read from its `config.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+class UnsupportedModelError(ValueError):
+    """The checkpoint's configuration is not a text Llama 3 that this project compiles."""
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """The `llama3` frequency scaling of Llama 3.1 and later (transformers' `rope_type: llama3`)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Dimensions and constants that decide the graph; counts are layers, heads and features."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+    rope_scaling: RopeScaling | None
+    tie_word_embeddings: bool
+
+    def __post_init__(self) -> None:
+        for field in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "max_position_embeddings",
+        ):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise UnsupportedModelError(f"config.json: {field} is {value!r}; it must be >= 1")
+        if self.num_heads % self.num_kv_heads:
+            raise UnsupportedModelError(
+                f"config.json: num_attention_heads {self.num_heads} is not a multiple of "
+                f"num_key_value_heads {self.num_kv_heads}"
+            )
+        if self.head_dim % 2:
+            raise UnsupportedModelError(
+                f"config.json: head_dim is {self.head_dim}; rotary embedding needs an even number"
+            )
+
+    @property
+    def query_size(self) -> int:
+        """Features of the concatenated query heads."""
+        return self.num_heads * self.head_dim
+
+    @property
+    def kv_size(self) -> int:
+        """Features of the concatenated key (or value) heads."""
+        return self.num_kv_heads * self.head_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model; a tied embedding counts once."""
+        layer = (
+            2 * self.hidden_size  # two norms
+            + self.hidden_size * (self.query_size + 2 * self.kv_size)
+            + self.query_size * self.hidden_size
+            + 3 * self.hidden_size * self.intermediate_size
+        )
+        tables = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
+        return self.num_layers * layer + self.hidden_size + tables
+
+    def kv_bytes_per_token(self, element_bytes: int) -> int:
+        """Bytes of key and value cache that one token takes over all layers."""
+        return 2 * self.num_layers * self.kv_size * element_bytes
+
+
+def _number(raw: Mapping[str, Any], key: str, default: int | float | None = None) -> Any:
+    value = raw.get(key)
+    if value is None:  # absent and null mean the same in config.json
+        value = default
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise UnsupportedModelError(f"config.json: {key} is {value!r}; a number is needed")
+    return value
+
+
+def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
+    """Read both spellings: `rope_scaling` beside `rope_theta`, and `rope_parameters` (5.x)."""
+    parameters = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    theta = parameters.get("rope_theta", raw.get("rope_theta", 10000.0))
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind == "default":
+        return float(theta), None
+    if kind != "llama3":
+        raise UnsupportedModelError(
+            f"config.json: rope_type is {kind!r}; supported are 'default' and 'llama3'"
+        )
+    return float(theta), RopeScaling(
+        factor=float(_number(parameters, "factor")),
+        low_freq_factor=float(_number(parameters, "low_freq_factor")),
+        high_freq_factor=float(_number(parameters, "high_freq_factor")),
+        original_max_position_embeddings=int(
+            _number(parameters, "original_max_position_embeddings")
+        ),
+    )
+
+
+def model_config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
+    """Build the configuration from a parsed `config.json`.
+
+    Raises UnsupportedModelError, naming the field, for anything that is not a text Llama.
+    """
+    kind = raw.get("model_type")
+    if kind != "llama":
+        raise UnsupportedModelError(
+            f"config.json: model_type is {kind!r}; only 'llama' (text Llama 3) is supported"
+        )
+    architectures = raw.get("architectures") or ["LlamaForCausalLM"]
+    if "LlamaForCausalLM" not in architectures:
+        raise UnsupportedModelError(
+            f"config.json: architectures is {architectures}; 'LlamaForCausalLM' is needed"
+        )
+    if raw.get("quantization_config"):
+        raise UnsupportedModelError(
+            "config.json: quantization_config is set; give the unquantised checkpoint"
+        )
+    for flag in ("attention_bias", "mlp_bias"):
+        if raw.get(flag):
+            raise UnsupportedModelError(f"config.json: {flag} is true; Llama 3 has no biases")
+    activation = raw.get("hidden_act", "silu")
+    if activation != "silu":
+        raise UnsupportedModelError(f"config.json: hidden_act is {activation!r}; 'silu' is needed")
+    heads = int(_number(raw, "num_attention_heads"))
+    hidden = int(_number(raw, "hidden_size"))
+    theta, scaling = _rope(raw)
+    return ModelConfig(
+        vocab_size=int(_number(raw, "vocab_size")),
+        hidden_size=hidden,
+        intermediate_size=int(_number(raw, "intermediate_size")),
+        num_layers=int(_number(raw, "num_hidden_layers")),
+        num_heads=heads,
+        num_kv_heads=int(_number(raw, "num_key_value_heads", heads)),
+        head_dim=int(_number(raw, "head_dim", hidden // max(heads, 1))),
+        max_position_embeddings=int(_number(raw, "max_position_embeddings", 2048)),
+        rms_norm_eps=float(_number(raw, "rms_norm_eps", 1e-6)),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+    )
+
+
+def read_model_config(checkpoint: Path) -> ModelConfig:
+    """Read `config.json` of a checkpoint folder; see `model_config_from_dict` for the errors."""
+    path = checkpoint / "config.json"
+    if not path.is_file():
+        raise UnsupportedModelError(
+            f"{checkpoint}: no config.json; give a Hugging Face checkpoint folder"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UnsupportedModelError(f"{path}: not JSON: {error}") from error
+    return model_config_from_dict(raw)

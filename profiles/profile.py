@@ -1,0 +1,198 @@
+"""A device profile: one TOML file, read strictly into frozen records."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, get_type_hints
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+WEIGHT_PRECISIONS = ("fp32", "fp16", "int8", "int4_rtn")
+KV_PRECISIONS = ("fp32",)
+BLOCK_SIZES = (32, 64, 128)
+TARGETS = ("ort",)
+PROVIDERS = ("cpu",)
+
+
+class ProfileError(ValueError):
+    """A profile that does not exist, or a field in it that is unknown, missing or out of range."""
+
+
+def _choice(field: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        listed = ", ".join(repr(item) for item in allowed)
+        raise ProfileError(f"{field} is {value!r}; supported: {listed}")
+
+
+def _at_least(field: str, value: float, limit: float) -> None:
+    if value < limit:
+        raise ProfileError(f"{field} is {value!r}; it must be >= {limit}")
+
+
+@dataclass(frozen=True)
+class Device:
+    """The machine: `memory_gib` is what the engine may use, `threads` the compute threads."""
+
+    kind: str
+    memory_gib: float
+    threads: int
+
+    def __post_init__(self) -> None:
+        _choice("device.kind", self.kind, ("cpu",))
+        if self.memory_gib <= 0:
+            raise ProfileError(f"device.memory_gib is {self.memory_gib!r}; it must be > 0")
+        _at_least("device.threads", self.threads, 1)
+
+
+@dataclass(frozen=True)
+class Build:
+    """How the engine is made: target graph and the runtime provider it is for."""
+
+    target: str
+    provider: str
+
+    def __post_init__(self) -> None:
+        _choice("build.target", self.target, TARGETS)
+        _choice("build.provider", self.provider, PROVIDERS)
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Storage of weights, of the embedding and head tables, and of the KV cache.
+
+    `block_size` is the number of consecutive inputs that share one scale in a quantised weight.
+    """
+
+    weights: str
+    embedding: str
+    kv: str
+    block_size: int = 128
+
+    def __post_init__(self) -> None:
+        _choice("precision.weights", self.weights, WEIGHT_PRECISIONS)
+        _choice("precision.embedding", self.embedding, WEIGHT_PRECISIONS)
+        _choice("precision.kv", self.kv, KV_PRECISIONS)
+        _choice("precision.block_size", self.block_size, BLOCK_SIZES)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Serving limits: sequences in flight, tokens a sequence may hold, tokens a prefill chunk."""
+
+    slots: int
+    capacity: int
+    prefill_chunk: int
+    max_queue: int
+
+    def __post_init__(self) -> None:
+        _at_least("limits.slots", self.slots, 1)
+        _at_least("limits.capacity", self.capacity, 2)
+        _at_least("limits.prefill_chunk", self.prefill_chunk, 1)
+        _at_least("limits.max_queue", self.max_queue, 1)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One device and what is built for it; immutable, validated whole."""
+
+    name: str
+    description: str
+    model: str
+    device: Device
+    build: Build
+    precision: Precision
+    limits: Limits
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the nested plain form, as in the TOML file and in `engine.json`."""
+        return asdict(self)
+
+
+_SECTIONS = {"device": Device, "build": Build, "precision": Precision, "limits": Limits}
+
+
+def _section(where: str, kind: type[Any], raw: Mapping[str, Any]) -> Any:
+    """Build one record from a table, refusing unknown, missing and wrongly typed keys."""
+    known = {field.name: field for field in fields(kind)}
+    for key in raw:
+        if key not in known:
+            raise ProfileError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, field in known.items():
+        if name not in raw:
+            if field.default is MISSING:
+                raise ProfileError(f"{where}: key {name!r} is missing")
+            continue
+        value = raw[name]
+        wanted = hints[name]
+        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, wanted) or isinstance(value, bool):
+            raise ProfileError(
+                f"{where}: {name} is {value!r}; a value of type {wanted.__name__} is needed"
+            )
+        values[name] = value
+    return kind(**values)
+
+
+def profile_from_dict(raw: Mapping[str, Any], where: str = "profile") -> Profile:
+    """Build a profile from its nested plain form; `where` opens every error message."""
+    head = dict(raw)
+    values: dict[str, Any] = {}
+    for key, kind in _SECTIONS.items():
+        table = head.pop(key, None)
+        if not isinstance(table, Mapping):
+            raise ProfileError(f"{where}: table [{key}] is missing")
+        try:
+            values[key] = _section(f"{where} [{key}]", kind, table)
+        except ProfileError as error:
+            text = str(error)
+            raise ProfileError(text if text.startswith(where) else f"{where}: {text}") from None
+    for key in ("name", "description", "model"):
+        text = head.pop(key, None)
+        if not isinstance(text, str):
+            raise ProfileError(f"{where}: {key} is {text!r}; a text is needed")
+        values[key] = text
+    for key in head:
+        known = ", ".join(("name", "description", "model", *_SECTIONS))
+        raise ProfileError(f"{where}: unknown key {key!r}; known: {known}")
+    return Profile(**values)
+
+
+def profile_names() -> list[str]:
+    """Return the names of the shipped profiles, sorted."""
+    return sorted(
+        item.name.removesuffix(".toml")
+        for item in files("edgellama.profiles").iterdir()
+        if item.name.endswith(".toml")
+    )
+
+
+def load_profile(name_or_path: str) -> Profile:
+    """Read a shipped profile by name, or any profile by the path of its `.toml` file."""
+    if name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise ProfileError(f"profile file {name_or_path} does not exist")
+        text, stem = path.read_text(encoding="utf-8"), path.stem
+    else:
+        if name_or_path not in profile_names():
+            raise ProfileError(
+                f"profile {name_or_path!r} does not exist; shipped: {', '.join(profile_names())}; "
+                "or give the path of a .toml file"
+            )
+        resource = files("edgellama.profiles") / f"{name_or_path}.toml"
+        text, stem = resource.read_text(encoding="utf-8"), name_or_path
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProfileError(f"profile {name_or_path}: not TOML: {error}") from error
+    return profile_from_dict({"name": stem, **raw}, where=f"profile {name_or_path}")

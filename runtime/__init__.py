@@ -1,0 +1,1 @@
+"""Engine to tokens: slots, scheduler, sampling, backends."""

@@ -1,0 +1,179 @@
+"""`engine.json`: what an engine directory holds, and the check that it still does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgellama.profiles.model import ModelConfig, RopeScaling
+from edgellama.profiles.profile import Profile, ProfileError, profile_from_dict
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "engine.json"
+_CHUNK = 1 << 20
+
+
+class EngineError(ValueError):
+    """An engine directory that is missing, incomplete, altered or of another version."""
+
+
+@dataclass(frozen=True)
+class KvLayout:
+    """The KV pool: a `[slots, kv_heads, capacity, head_dim]` key and value array a layer."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    slots: int
+    capacity: int
+    dtype: str  # numpy name
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes one token takes over all layers, keys and values."""
+        sizes = {"float32": 4, "float16": 2, "int8": 1}
+        return 2 * self.layers * self.kv_heads * self.head_dim * sizes[self.dtype]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One graph input or output: numpy dtype name, and a size or a symbol for each axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Identity of one file of the directory."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of `engine.json`; `files` names every other file of the directory."""
+
+    profile: Profile
+    model: ModelConfig
+    source: str
+    fingerprint: str
+    graph: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    kv: KvLayout
+    files: Mapping[str, FileRecord]
+    versions: Mapping[str, str]
+    build: Mapping[str, Any]
+    verify: Mapping[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all files besides `engine.json`."""
+        return sum(record.bytes for record in self.files.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        raw = asdict(self)
+        return {"schema_version": SCHEMA_VERSION, **raw, "bytes": self.bytes}
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hex digest of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def record_files(directory: Path) -> dict[str, FileRecord]:
+    """Measure every file of a staged engine directory except `engine.json`."""
+    return {
+        path.name: FileRecord(file_sha256(path), path.stat().st_size)
+        for path in sorted(directory.iterdir())
+        if path.is_file() and path.name != MANIFEST_NAME
+    }
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `engine.json` into a (staged) engine directory."""
+    text = json.dumps(manifest.as_dict(), indent=2, ensure_ascii=False)
+    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _manifest_from_dict(raw: Mapping[str, Any]) -> Manifest:
+    model = dict(raw["model"])
+    if model["rope_scaling"] is not None:
+        model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
+
+    def tensors(key: str) -> tuple[TensorInfo, ...]:
+        return tuple(TensorInfo(t["name"], t["dtype"], tuple(t["shape"])) for t in raw[key])
+
+    return Manifest(
+        profile=profile_from_dict(raw["profile"], where="engine.json profile"),
+        model=ModelConfig(**model),
+        source=raw["source"],
+        fingerprint=raw["fingerprint"],
+        graph=raw["graph"],
+        inputs=tensors("inputs"),
+        outputs=tensors("outputs"),
+        kv=KvLayout(**raw["kv"]),
+        files={name: FileRecord(**record) for name, record in raw["files"].items()},
+        versions=raw["versions"],
+        build=raw["build"],
+        verify=raw["verify"],
+    )
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read `engine.json`; raises EngineError that says what is wrong and what to do."""
+    path = directory / MANIFEST_NAME
+    if not path.is_file():
+        raise EngineError(
+            f"{directory} is not an engine: {MANIFEST_NAME} is missing; "
+            "make one with `edgellama build PROFILE --out DIR`"
+        )
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        version = raw["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise EngineError(
+                f"{path}: schema_version is {version!r}; this version reads {SCHEMA_VERSION}; "
+                "rebuild the engine"
+            )
+        return _manifest_from_dict(raw)
+    except EngineError:
+        raise
+    except (json.JSONDecodeError, KeyError, TypeError, ProfileError) as error:
+        raise EngineError(f"{path} is damaged ({error!r}); rebuild the engine") from error
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """Compare every file with its record; raises EngineError naming the first that differs."""
+    present = {path.name for path in directory.iterdir() if path.is_file()} - {MANIFEST_NAME}
+    for name, record in manifest.files.items():
+        path = directory / name
+        if name not in present:
+            raise EngineError(f"engine {directory}: file {name} is missing; rebuild the engine")
+        size = path.stat().st_size
+        if size != record.bytes:
+            raise EngineError(
+                f"engine {directory}: file {name} has {size} bytes, engine.json says "
+                f"{record.bytes}; rebuild the engine"
+            )
+        if file_sha256(path) != record.sha256:
+            raise EngineError(
+                f"engine {directory}: file {name} was altered (sha256 differs from engine.json); "
+                "rebuild the engine"
+            )
+    for name in sorted(present - set(manifest.files)):
+        raise EngineError(
+            f"engine {directory}: file {name} is not listed in engine.json; remove it"
+        )

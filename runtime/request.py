@@ -1,0 +1,219 @@
+"""What one generation asks for and what it gets back; standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_CHARS = 256
+
+
+class InvalidRequestError(ValueError):
+    """A request that cannot be served; `field` is its dotted name, for example `sampling.top_p`."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class QueueFullError(RuntimeError):
+    """The waiting queue is at its limit; try again later."""
+
+
+class DrainingError(RuntimeError):
+    """The engine finishes what it has and takes no new request."""
+
+
+class FinishReason(str, Enum):
+    """Why a generation ended."""
+
+    EOS = "eos"  # a stop id of the model's generation_config
+    STOP_TOKEN = "stop_token"  # one of the request's own stop ids
+    STOP_STRING = "stop_string"
+    MAX_TOKENS = "max_tokens"
+    CONTEXT_FULL = "context_full"  # the slot holds no further token
+    CANCELLED = "cancelled"
+    ERROR = "error"  # the engine failed; see `End.error`
+
+
+def _bounded(field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    bad = not math.isfinite(value) or value > high or value < low or (open_low and value == low)
+    if bad:
+        bound = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        raise InvalidRequestError(field, f"is {value!r}; it must be in {bound}")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn; the defaults change nothing of the model's distribution.
+
+    `temperature` 0 is greedy. `top_k` 0, `top_p` 1 and `min_p` 0 are off. `repetition_penalty`
+    divides positive and multiplies negative logits of every token seen in prompt or output (CTRL,
+    arXiv:1909.05858); `presence_penalty` and `frequency_penalty` are subtracted from the logits of
+    generated tokens, once and per occurrence. `seed` None draws a fresh seed at admission.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _bounded("sampling.temperature", self.temperature, 0.0, 100.0)
+        _bounded("sampling.top_k", self.top_k, 0, 2**31 - 1)
+        _bounded("sampling.top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _bounded("sampling.min_p", self.min_p, 0.0, 1.0)
+        _bounded("sampling.repetition_penalty", self.repetition_penalty, 0.0, 10.0, open_low=True)
+        _bounded("sampling.presence_penalty", self.presence_penalty, -10.0, 10.0)
+        _bounded("sampling.frequency_penalty", self.frequency_penalty, -10.0, 10.0)
+        for token, bias in self.logit_bias.items():
+            _bounded(f"sampling.logit_bias[{token}]", bias, -1000.0, 1000.0)
+        if self.seed is not None:
+            _bounded("sampling.seed", self.seed, 0, 2**64 - 1)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """When a generation ends, besides the model's own stop ids.
+
+    `max_new_tokens` None means: until a stop or until the slot is full. Until `min_new_tokens`
+    tokens exist no stop id can be drawn and no stop string ends the text. A matched stop string
+    is not part of the text unless `keep_match`.
+    """
+
+    max_new_tokens: int | None = None
+    min_new_tokens: int = 0
+    strings: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    keep_match: bool = False
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise InvalidRequestError(
+                "stop.max_new_tokens", f"is {self.max_new_tokens}; it must be >= 1"
+            )
+        if self.min_new_tokens < 0:
+            raise InvalidRequestError(
+                "stop.min_new_tokens", f"is {self.min_new_tokens}; it must be >= 0"
+            )
+        if self.max_new_tokens is not None and self.min_new_tokens > self.max_new_tokens:
+            raise InvalidRequestError(
+                "stop.min_new_tokens",
+                f"is {self.min_new_tokens}; it must be <= stop.max_new_tokens "
+                f"({self.max_new_tokens})",
+            )
+        if len(self.strings) > MAX_STOP_STRINGS:
+            raise InvalidRequestError(
+                "stop.strings", f"has {len(self.strings)} entries; at most {MAX_STOP_STRINGS}"
+            )
+        for text in self.strings:
+            if not text or len(text) > MAX_STOP_STRING_CHARS:
+                raise InvalidRequestError(
+                    "stop.strings",
+                    f"has an entry of {len(text)} characters; each needs 1 to "
+                    f"{MAX_STOP_STRING_CHARS}",
+                )
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation over token ids; text and chats become ids in `runtime.text` before this.
+
+    `top_logprobs` None reports no log-probabilities, 0 those of the chosen tokens only, n > 0 also
+    the n most likely tokens at each position. `request_id` "" lets the engine mint one.
+    """
+
+    prompt_ids: tuple[int, ...]
+    sampling: Sampling = Sampling()
+    stop: Stop = Stop()
+    top_logprobs: int | None = None
+    request_id: str = ""
+    skip_special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.prompt_ids:
+            raise InvalidRequestError("prompt", "is empty; at least one token is needed")
+        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+            raise InvalidRequestError(
+                "top_logprobs", f"is {self.top_logprobs}; it must be in [0, {MAX_LOGPROBS}]"
+            )
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Log-probabilities at one generated position, from the distribution before any sampling rule.
+
+    `top` holds (token id, logprob) by falling logprob.
+    """
+
+    chosen: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The request holds a slot; `seed` and `max_new_tokens` are the effective ones."""
+
+    request_id: str
+    prompt_tokens: int
+    seed: int
+    max_new_tokens: int
+    queue_seconds: float
+
+
+@dataclass(frozen=True)
+class Delta:
+    """New output: tokens `[token_offset, token_offset + len(token_ids))` and the text they freed.
+
+    Concatenated over a request, `text` is exactly the final text; it may lag behind the tokens
+    while bytes of a character or a possible stop string are held back.
+    """
+
+    token_offset: int
+    token_ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Token counts of one request."""
+
+    prompt_tokens: int
+    output_tokens: int
+    cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds since submission on one monotonic clock; 0.0 where the stage was not reached."""
+
+    queue: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class End:
+    """The last event of a request, exactly one each; `match` is the stop string or id that hit."""
+
+    reason: FinishReason
+    usage: Usage
+    timing: Timing
+    match: str | int | None = None
+    error: str | None = None
+
+
+Event = Admission | Delta | End

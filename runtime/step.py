@@ -1,0 +1,47 @@
+"""The record the scheduler gives to a backend; standard library only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DecodeRow:
+    """Feed `token` to `slot`, whose cache holds the positions `[0, position)`."""
+
+    slot: int
+    token: int
+    position: int
+
+
+@dataclass(frozen=True)
+class PrefillChunk:
+    """Feed prompt tokens to `slot`, whose cache holds `[0, start)`; afterwards `[0, start + n)`.
+
+    Logits are wanted for the chunk's last token only when `is_last`.
+    """
+
+    slot: int
+    tokens: tuple[int, ...]
+    start: int
+    is_last: bool
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of the model: every running row, and at most one chunk of one prompt.
+
+    `lengths[s]` is the number of valid cache positions of slot `s` before the step (0 when free);
+    a backend that must touch an idle slot may write only at position `lengths[s]` or above.
+    Logits come back as float32 `[rows, vocab]`: the decode rows in order, then the chunk's row
+    when it is the last of its prompt.
+    """
+
+    decode: tuple[DecodeRow, ...]
+    prefill: PrefillChunk | None
+    lengths: tuple[int, ...]
+
+    @property
+    def num_logits(self) -> int:
+        """Rows of logits that the step returns."""
+        return len(self.decode) + int(self.prefill is not None and self.prefill.is_last)
