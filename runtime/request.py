@@ -30,6 +30,10 @@ class DrainingError(RuntimeError):
     """The engine finishes what it has and takes no new request."""
 
 
+class EngineFailedError(RuntimeError):
+    """The engine broke in an earlier step and must be loaded again."""
+
+
 class FinishReason(str, Enum):
     """Why a generation ended."""
 
@@ -87,7 +91,8 @@ class Sampling:
 class Stop:
     """When a generation ends, besides the model's own stop ids.
 
-    `max_new_tokens` None means: until a stop or until the slot is full. Until `min_new_tokens`
+    `max_new_tokens` None means: until a stop or until the slot is full, which is when prompt and
+    output together are as many tokens as a slot holds. Until `min_new_tokens`
     tokens exist no stop id can be drawn and no stop string ends the text. A matched stop string
     is not part of the text unless `keep_match`.
     """
@@ -177,8 +182,10 @@ class Admission:
 class Delta:
     """New output: tokens `[token_offset, token_offset + len(token_ids))` and the text they freed.
 
-    Concatenated over a request, `text` is exactly the final text; it may lag behind the tokens
-    while bytes of a character or a possible stop string are held back.
+    Every drawn token is in exactly one delta, a stop id that ended the request included, so
+    `len(token_ids)` adds up to `Usage.output_tokens`; such a stop id adds no text. Concatenated
+    over a request, `text` is exactly the final text; it may lag behind the tokens while bytes of a
+    character or a possible stop string are held back. `logprobs` is empty or one per token.
     """
 
     token_offset: int

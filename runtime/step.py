@@ -32,7 +32,8 @@ class Step:
     """One pass of the model: every running row, and at most one chunk of one prompt.
 
     `lengths[s]` is the number of valid cache positions of slot `s` before the step (0 when free);
-    a backend that must touch an idle slot may write only at position `lengths[s]` or above.
+    it is below the capacity, and a backend that must touch an idle slot may write only at position
+    `lengths[s]` or above: the next token or chunk of that slot overwrites it.
     Logits come back as float32 `[rows, vocab]`: the decode rows in order, then the chunk's row
     when it is the last of its prompt.
     """
