@@ -1,0 +1,56 @@
+"""Find the checkpoint that a model argument names."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from edgellama.export.checkpoint import ExportError
+
+EMBEDDED = "tiny"
+_PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
+
+
+def resolve_model(model: str) -> Path:
+    """Return the folder of `model`: `tiny`, a local folder, or a hub id `owner/name[@revision]`.
+
+    Hub models are downloaded by huggingface_hub, which resumes, shows its progress and honours
+    `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE`. Raises ExportError.
+    """
+    if model == EMBEDDED:
+        return Path(str(files("edgellama.examples.tiny_llama"))) / "model"
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    owner, _, name = model.partition("/")
+    if not owner or not name or name.count("/") or model.startswith((".", "/", "~")):
+        raise ExportError(
+            f"model {model!r} is neither a folder nor a hub id; give the path of a Hugging Face "
+            f"checkpoint, a hub id such as meta-llama/Llama-3.2-1B-Instruct, or {EMBEDDED!r}"
+        )
+    return _download(model)
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = model.partition("@")
+    try:
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=_PATTERNS)
+        )
+    except HFValidationError as error:
+        raise ExportError(f"model {model!r}: not a hub id: {error}") from error
+    except LocalEntryNotFoundError as error:
+        raise ExportError(
+            f"model {model!r} is not a local folder, not in the cache, and the hub cannot be "
+            "reached; give the path of a checkpoint folder or connect to the network"
+        ) from error
+    except HfHubHTTPError as error:
+        raise ExportError(
+            f"model {model!r}: the hub refused ({error}); for gated models accept the licence on "
+            "its page and set HF_TOKEN"
+        ) from error
+    except OSError as error:
+        raise ExportError(f"model {model!r}: download failed: {error}") from error

@@ -1,0 +1,248 @@
+"""Trace transformers' own Llama on the meta device into a portable ONNX graph."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+import torch.onnx.ops
+from optimum.utils.input_generators import (
+    DummyTextInputGenerator,
+    MistralDummyPastKeyValuesGenerator,
+)
+from optimum.utils.normalized_config import NormalizedConfigManager
+from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+OPSET = 23
+_ATTENTION = "edgellama_onnx"
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+KeyValue: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
+
+class _TraceCache:
+    """Stands in for transformers' cache: hands each layer its past and collects its present.
+
+    `mask` is the boolean [batch, 1, sequence, past + sequence] of visible positions. It says what
+    `is_causal` leaves to the runtime's reading of the standard when a past is present.
+    """
+
+    is_compileable = False
+    is_sliding = (False,)
+    layers: tuple[()] = ()
+
+    def __init__(self, past: list[KeyValue], position_ids: torch.Tensor) -> None:
+        self.past = past
+        self.present: list[KeyValue | None] = [None] * len(past)
+        total = past[0][0].shape[2] + position_ids.shape[1]
+        kv_index = torch.arange(total, device=position_ids.device)
+        self.mask = kv_index[None, None, None, :] <= position_ids[:, None, :, None]
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: object, **__: object
+    ) -> KeyValue:
+        """Return the new keys and values alone: the ONNX operator itself appends them."""
+        return key, value
+
+    def get_seq_length(self, *_: object) -> int:
+        """Return the past length."""
+        return self.past[0][0].shape[2]
+
+    def get_mask_sizes(self, *_: object, **__: object) -> tuple[int, int]:
+        """Return (kv length, offset); unused because the mask hook returns None."""
+        return 1, 0
+
+    def get_query_offset(self, *_: object) -> int:
+        """Return the offset of the first query; unused likewise."""
+        return 0
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    edgellama_cache: _TraceCache,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Emit ONNX `Attention` on query [B, H, S, D] and key/value [B, KV, S, D] with their past."""
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    past_key, past_value = edgellama_cache.past[layer]
+    output, present_key, present_value, _scores = torch.onnx.ops.attention(
+        query, key, value, edgellama_cache.mask, past_key, past_value, scale=scaling
+    )
+    edgellama_cache.present[layer] = (present_key, present_value)
+    return output.transpose(1, 2), None
+
+
+class _CausalLM(torch.nn.Module):
+    """The traced signature: ids, positions and past in; logits and present out."""
+
+    def __init__(self, llama: LlamaForCausalLM) -> None:
+        super().__init__()
+        self.llama = llama
+
+    def forward(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, past: list[KeyValue]
+    ) -> tuple[torch.Tensor, list[KeyValue | None]]:
+        cache = _TraceCache(past, position_ids)
+        hidden = self.llama.model(
+            input_ids=input_ids,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+            edgellama_cache=cache,
+        ).last_hidden_state
+        return self.llama.lm_head(hidden), cache.present
+
+
+def _register_hooks() -> None:
+    AttentionInterface.register(_ATTENTION, _attention)
+    no_mask: Callable[..., None] = lambda *_, **__: None  # noqa: E731
+    AttentionMaskInterface.register(_ATTENTION, no_mask)
+
+
+def _example_inputs(
+    config: LlamaConfig, dtype: str
+) -> tuple[torch.Tensor, torch.Tensor, list[KeyValue]]:
+    """Make example inputs with optimum's generators, moved to meta: only shapes and dtypes count.
+
+    Batch 2, sequence 4 and past 3 differ pairwise and from 1, so that no axis is specialised.
+    """
+    normalized = NormalizedConfigManager.get_normalized_config_class("llama")(config)
+    text = DummyTextInputGenerator("text-generation", normalized, batch_size=2, sequence_length=4)
+    past = MistralDummyPastKeyValuesGenerator(
+        "text-generation", normalized, batch_size=2, sequence_length=3
+    )
+    pairs = past.generate("past_key_values", framework="pt", float_dtype="fp32")
+    kind = DTYPES[dtype]
+    return (
+        text.generate("input_ids").to("meta"),
+        text.generate("position_ids").to("meta"),
+        [(key.to("meta", kind), value.to("meta", kind)) for key, value in pairs],
+    )
+
+
+def _name_interface(graph: ir.Graph, config: LlamaConfig) -> None:
+    """Give inputs, outputs and their axes the names that `docs/artefacts.md` promises."""
+    kv_heads, head_dim = config.num_key_value_heads, config.head_dim
+    names = ["input_ids", "position_ids"]
+    outputs = ["logits"]
+    for layer in range(config.num_hidden_layers):
+        names += [f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"]
+        outputs += [f"present.{layer}.key", f"present.{layer}.value"]
+    if len(names) != len(graph.inputs) or len(outputs) != len(graph.outputs):
+        raise RuntimeError(
+            f"the trace has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
+            f"{len(names)} and {len(outputs)} were expected"
+        )
+    for value, name in zip(graph.inputs, names, strict=True):
+        value.name = name
+        past = ir.Shape(["batch", kv_heads, "past", head_dim])
+        value.shape = past if name.startswith("past") else ir.Shape(["batch", "sequence"])
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        value.name = name
+        present = ir.Shape(["batch", kv_heads, "past + sequence", head_dim])
+        logits = ir.Shape(["batch", "sequence", config.vocab_size])
+        value.shape = present if name.startswith("present") else logits
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter and its optimiser from printing progress and internal warnings."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def trace_llama(config: LlamaConfig, dtype: str) -> ir.Model:
+    """Trace the model of `config` (which may be of any size: no weight is allocated).
+
+    Returns a model whose initializers carry names and shapes but no data, named as in the
+    checkpoint. Inputs `input_ids`, `position_ids` int64 [batch, sequence] and
+    `past_key_values.N.{key,value}` [batch, kv_heads, past, head_dim]; outputs `logits`
+    [batch, sequence, vocab] and `present.N.{key,value}`.
+    """
+    _register_hooks()
+    config._attn_implementation = _ATTENTION
+    with torch.device("meta"):
+        llama = LlamaForCausalLM(config).eval().to(DTYPES[dtype])
+    batch, sequence, past = (torch.export.Dim(n) for n in ("batch", "sequence", "past"))
+    pair = ({0: batch, 2: past}, {0: batch, 2: past})
+    dynamic = {
+        "input_ids": {0: batch, 1: sequence},
+        "position_ids": {0: batch, 1: sequence},
+        "past": [pair for _ in range(config.num_hidden_layers)],
+    }
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(
+            _CausalLM(llama), _example_inputs(config, dtype), dynamic_shapes=dynamic, strict=False
+        )
+        traced = torch.onnx.export(program, opset_version=OPSET, dynamo=True, optimize=False)
+    if traced is None:
+        raise RuntimeError("torch.onnx.export returned no program")
+    model = traced.model
+    _name_initializers(
+        model.graph, LlamaRotaryEmbedding(config).inv_freq, config.tie_word_embeddings
+    )
+    _name_interface(model.graph, config)
+    with _quiet():
+        # Folds what the exporter spells out (casts of constants, identities, shapes); the weights
+        # have no data yet, so they stay untouched.
+        onnxscript.optimizer.optimize(model)
+    model.graph.name = "llama"
+    _strip_provenance(model)
+    return model
+
+
+def _strip_provenance(model: ir.Model) -> None:
+    """Drop torch's notes on every node and value: stack traces with the paths of this machine."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.doc_string = None
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+
+
+def _name_initializers(graph: ir.Graph, inv_freq: torch.Tensor, tied: bool) -> None:
+    """Name the weights as the checkpoint does and drop their meta data; fill in `inv_freq`.
+
+    The rotary frequencies float32 [head_dim / 2] are transformers' own, scaling applied: they are
+    no weight of the checkpoint, and every later table of angles derives from them.
+    """
+    for value in list(graph.initializers.values()):
+        name = (value.name or "").removeprefix("llama.")
+        if tied and name == "lm_head.weight":
+            name = "model.embed_tokens.weight"
+        graph.initializers.pop(value.name or "")
+        value.name = name
+        value.const_value = None
+        if name.endswith("rotary_emb.inv_freq"):
+            value.const_value = ir.tensor(inv_freq.float().numpy(), name=name)
+        graph.initializers[name] = value
