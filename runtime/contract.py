@@ -1,0 +1,98 @@
+"""What a graph of target `ort` takes and gives, and the check of one against it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgellama.runtime.manifest import EngineError, KvLayout, Manifest, TensorInfo
+
+
+def graph_inputs(kv: KvLayout) -> tuple[TensorInfo, ...]:
+    """Return the inputs: one graph serves a chunk `[1, n]` and a ragged decode `[n, 1]`."""
+    return (
+        TensorInfo("input_ids", "int64", ("batch", "sequence")),
+        # Total length - 1 of each row, cache and new tokens together; and the largest total.
+        TensorInfo("seqlens_k", "int32", ("batch",)),
+        TensorInfo("total_sequence_length", "int32", ()),
+        # Positions of the flattened [batch * sequence] whose logits are wanted.
+        TensorInfo("logits_indices", "int64", ("rows",)),
+        *_caches("past_key_values", kv),
+    )
+
+
+def graph_outputs(kv: KvLayout, vocab_size: int) -> tuple[TensorInfo, ...]:
+    """Return the outputs; each `present` is bound to the memory of its `past_key_values`."""
+    return (
+        TensorInfo("logits", "float32", ("rows", vocab_size)),
+        *_caches("present", kv),
+    )
+
+
+def _caches(prefix: str, kv: KvLayout) -> list[TensorInfo]:
+    shape = ("batch", kv.kv_heads, kv.capacity, kv.head_dim)
+    return [
+        TensorInfo(f"{prefix}.{layer}.{kind}", kv.dtype, shape)
+        for layer in range(kv.layers)
+        for kind in ("key", "value")
+    ]
+
+
+def check_graph(
+    graph: Path, manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+) -> None:
+    """Compare the tensors a runtime found in `graph` with `engine.json` and with the contract.
+
+    Raises EngineError that names the first difference. A size that the contract fixes may be
+    dynamic in the graph, but not the other way round; `engine.json` must agree exactly.
+    """
+    wanted_inputs = graph_inputs(manifest.kv)
+    wanted_outputs = graph_outputs(manifest.kv, manifest.model.vocab_size)
+    for kind, found, recorded, wanted in (
+        ("input", inputs, manifest.inputs, wanted_inputs),
+        ("output", outputs, manifest.outputs, wanted_outputs),
+    ):
+        have = _by_name(found)
+        _compare(f"{graph}: {kind}", have, "engine.json says", _by_name(recorded), exact=True)
+        _compare(f"{graph}: {kind}", have, "the runtime needs", _by_name(wanted), exact=False)
+
+
+def _by_name(tensors: Sequence[TensorInfo]) -> Mapping[str, TensorInfo]:
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def _compare(
+    what: str,
+    have: Mapping[str, TensorInfo],
+    source: str,
+    want: Mapping[str, TensorInfo],
+    *,
+    exact: bool,
+) -> None:
+    for name in [*want, *(name for name in have if name not in want)]:
+        if not _same(have.get(name), want.get(name), exact):
+            raise EngineError(
+                f"{what} {name} is {_describe(have.get(name))}; {source} "
+                f"{_describe(want.get(name))}; rebuild the engine"
+            )
+
+
+def _same(have: TensorInfo | None, want: TensorInfo | None, exact: bool) -> bool:
+    if have is None or want is None:
+        return False
+    if have.dtype != want.dtype or len(have.shape) != len(want.shape):
+        return False
+    return all(_same_size(h, w, exact) for h, w in zip(have.shape, want.shape, strict=True))
+
+
+def _same_size(have: int | str | None, want: int | str | None, exact: bool) -> bool:
+    if isinstance(have, int):
+        return have == want
+    return not exact or not isinstance(want, int)
+
+
+def _describe(tensor: TensorInfo | None) -> str:
+    if tensor is None:
+        return "absent"
+    sizes = (str(size) if isinstance(size, int) else "?" for size in tensor.shape)
+    return f"{tensor.dtype} [{', '.join(sizes)}]"

@@ -1,0 +1,360 @@
+"""The ONNX Runtime backend on a small attention graph, against the same sums in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from edgellama.profiles.model import ModelConfig
+from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
+from edgellama.runtime.contract import graph_inputs, graph_outputs
+from edgellama.runtime.manifest import EngineError, KvLayout, Manifest
+from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+from edgellama.runtime.ort import OrtBackend  # noqa: E402
+
+LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 2, 4, 2, 16, 40
+HIDDEN, PACKED = HEADS * HEAD_DIM, (HEADS + 2 * KV_HEADS) * HEAD_DIM
+SLOTS, CAPACITY, CHUNK = 4, 24, 8
+BLOCK = 32
+
+Array = npt.NDArray[np.float32]
+
+
+def make_weights() -> dict[str, Array]:
+    rng = np.random.default_rng(7)
+
+    def draw(*shape: int) -> Array:
+        return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+
+    angles = np.arange(CAPACITY)[:, None] / 10000 ** (np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
+    weights = {
+        "embedding": draw(VOCAB, HIDDEN) * 4,
+        "head": draw(HIDDEN, VOCAB),
+        "cos": np.cos(angles).astype(np.float32),
+        "sin": np.sin(angles).astype(np.float32),
+    }
+    for layer in range(LAYERS):
+        weights[f"qkv.{layer}"] = draw(HIDDEN, PACKED)
+        weights[f"out.{layer}"] = draw(HIDDEN, HIDDEN)
+    return weights
+
+
+WEIGHTS = make_weights()
+
+
+def rotate(x: Array, positions: npt.NDArray[np.int64]) -> Array:
+    """Rotate the halves of `[tokens, heads, head_dim]`."""
+    cos, sin = WEIGHTS["cos"][positions][:, None], WEIGHTS["sin"][positions][:, None]
+    low, high = np.split(x, 2, axis=-1)
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def expected_logits(tokens: list[int]) -> Array:
+    """Return `[len(tokens), vocab]` of one sequence computed whole."""
+    count = len(tokens)
+    positions = np.arange(count)
+    hidden = WEIGHTS["embedding"][tokens]
+    for layer in range(LAYERS):
+        packed = (hidden @ WEIGHTS[f"qkv.{layer}"]).reshape(count, -1, HEAD_DIM)
+        query = rotate(packed[:, :HEADS], positions)
+        key = rotate(packed[:, HEADS : HEADS + KV_HEADS], positions)
+        value = packed[:, HEADS + KV_HEADS :]
+        key, value = (np.repeat(x, HEADS // KV_HEADS, axis=1) for x in (key, value))
+        scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(HEAD_DIM)
+        scores[:, np.triu(np.ones((count, count), bool), 1)] = -np.inf
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+        mixed = np.einsum("hqk,khd->qhd", scores, value).reshape(count, HIDDEN)
+        hidden = hidden + mixed @ WEIGHTS[f"out.{layer}"]
+    logits: Array = hidden @ WEIGHTS["head"]
+    return logits
+
+
+def quantised_head() -> tuple[Array, dict[str, npt.NDArray[np.generic]]]:
+    """Return the head after 8-bit rounding, and the initialisers of its MatMulNBits."""
+    blocks = WEIGHTS["head"].T.reshape(VOCAB, HIDDEN // BLOCK, BLOCK)
+    scales = np.abs(blocks).max(-1) / 127
+    codes = np.round(blocks / scales[..., None])
+    rounded = (codes * scales[..., None]).reshape(VOCAB, HIDDEN).T.astype(np.float32)
+    return rounded, {
+        "head_codes": (codes + 128).astype(np.uint8),
+        "head_scales": scales.astype(np.float32),
+    }
+
+
+def make_graph(path: Path, *, quantised: bool = False) -> None:
+    """Write embedding, `LAYERS` x (packed qkv, GroupQueryAttention, out), gathered rows, head."""
+    node = helper.make_node
+    initialisers = {name: w for name, w in WEIGHTS.items() if not (quantised and name == "head")}
+    nodes = [node("Gather", ["embedding", "input_ids"], ["hidden.0"])]
+    for layer in range(LAYERS):
+        nodes += [
+            node("MatMul", [f"hidden.{layer}", f"qkv.{layer}"], [f"packed.{layer}"]),
+            node(
+                "GroupQueryAttention",
+                [
+                    f"packed.{layer}",
+                    "",
+                    "",
+                    f"past_key_values.{layer}.key",
+                    f"past_key_values.{layer}.value",
+                    "seqlens_k",
+                    "total_sequence_length",
+                    "cos",
+                    "sin",
+                ],
+                [f"mixed.{layer}", f"present.{layer}.key", f"present.{layer}.value"],
+                domain="com.microsoft",
+                num_heads=HEADS,
+                kv_num_heads=KV_HEADS,
+                do_rotary=1,
+            ),
+            node("MatMul", [f"mixed.{layer}", f"out.{layer}"], [f"added.{layer}"]),
+            node("Add", [f"hidden.{layer}", f"added.{layer}"], [f"hidden.{layer + 1}"]),
+        ]
+    nodes += [
+        node("Reshape", [f"hidden.{LAYERS}", "flat"], ["flattened"]),
+        node("Gather", ["flattened", "logits_indices"], ["rows"]),
+    ]
+    if quantised:
+        _, extra = quantised_head()
+        nodes.append(
+            node(
+                "MatMulNBits",
+                ["rows", *extra],
+                ["logits"],
+                domain="com.microsoft",
+                K=HIDDEN,
+                N=VOCAB,
+                bits=8,
+                block_size=BLOCK,
+            )
+        )
+    else:
+        extra = {}
+        nodes.append(node("MatMul", ["rows", "head"], ["logits"]))
+    types = {
+        "float32": TensorProto.FLOAT,
+        "int32": TensorProto.INT32,
+        "int64": TensorProto.INT64,
+    }
+
+    def declare(tensors):  # type: ignore[no-untyped-def]
+        return [helper.make_tensor_value_info(t.name, types[t.dtype], t.shape) for t in tensors]
+
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        declare(graph_inputs(KV)),
+        declare(graph_outputs(KV, VOCAB)),
+        [numpy_helper.from_array(w, name) for name, w in {**initialisers, **extra}.items()]
+        + [numpy_helper.from_array(np.array([-1, HIDDEN]), "flat")],
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets)
+    model.ir_version = 10
+    onnx.save(model, path)
+
+
+KV = KvLayout(LAYERS, KV_HEADS, HEAD_DIM, SLOTS, CAPACITY, "float32")
+PROFILE = Profile(
+    name="test",
+    description="",
+    model="",
+    device=Device("cpu", 1.0, 1),
+    build=Build("ort", "cpu"),
+    precision=Precision("fp32", "fp32", "fp32"),
+    limits=Limits(SLOTS, CAPACITY, CHUNK, 4),
+)
+MANIFEST = Manifest(
+    profile=PROFILE,
+    model=ModelConfig(
+        VOCAB, HIDDEN, 1, LAYERS, HEADS, KV_HEADS, HEAD_DIM, CAPACITY, 1e-5, 1e4, None, False
+    ),
+    source="test",
+    fingerprint="",
+    graph="model.onnx",
+    inputs=graph_inputs(KV),
+    outputs=graph_outputs(KV, VOCAB),
+    kv=KV,
+    files={},
+    versions={},
+    build={},
+    verify={},
+)
+
+
+@pytest.fixture(scope="module")
+def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("engine")
+    make_graph(folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture
+def backend(engine_dir: Path) -> OrtBackend:
+    return OrtBackend.load(engine_dir, MANIFEST)
+
+
+class Driver:
+    """Feeds sequences by hand and keeps what each slot holds."""
+
+    def __init__(self, backend: OrtBackend) -> None:
+        self.backend = backend
+        self.held: list[list[int]] = [[] for _ in range(SLOTS)]
+
+    def run(
+        self,
+        decode: dict[int, int] | None = None,
+        chunk: tuple[int, list[int]] | None = None,
+        is_last: bool = True,
+    ) -> Array:
+        lengths = tuple(len(tokens) for tokens in self.held)
+        rows = tuple(DecodeRow(s, token, lengths[s]) for s, token in (decode or {}).items())
+        prefill = None
+        if chunk is not None:
+            slot, tokens = chunk
+            prefill = PrefillChunk(slot, tuple(tokens), lengths[slot], is_last)
+        step = Step(rows, prefill, lengths)
+        logits = self.backend.run(step)
+        assert logits.shape == (step.num_logits, VOCAB)
+        for row in rows:
+            self.held[row.slot].append(row.token)
+        if chunk is not None:
+            self.held[chunk[0]] += chunk[1]
+        return logits.copy()
+
+    def check(self, logits: Array, slots: list[int]) -> None:
+        for row, slot in zip(logits, slots, strict=True):
+            np.testing.assert_allclose(row, expected_logits(self.held[slot])[-1], atol=2e-5)
+
+
+def tokens(count: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, VOCAB, count).tolist()
+
+
+def test_describes_itself(backend: OrtBackend) -> None:
+    assert (backend.slots, backend.capacity, backend.vocab_size) == (SLOTS, CAPACITY, VOCAB)
+
+
+def test_chunks_equal_the_whole_prompt(backend: OrtBackend) -> None:
+    driver, prompt = Driver(backend), tokens(19, 0)
+    assert driver.run(chunk=(1, prompt[:8]), is_last=False).shape == (0, VOCAB)
+    assert driver.run(chunk=(1, prompt[8:16]), is_last=False).shape == (0, VOCAB)
+    driver.check(driver.run(chunk=(1, prompt[16:])), [1])
+
+
+def test_ragged_rows_and_a_chunk_in_one_step(backend: OrtBackend) -> None:
+    driver = Driver(backend)
+    for slot, count in ((0, 3), (1, 11), (3, 6)):
+        driver.check(driver.run(chunk=(slot, tokens(count, slot))), [slot])
+    driver.check(driver.run({0: 5, 1: 6, 3: 7}, (2, tokens(8, 9))), [0, 1, 3, 2])
+    # The order of the rows is the step's, not that of the slots.
+    driver.check(driver.run({3: 1, 0: 2, 2: 3, 1: 4}), [3, 0, 2, 1])
+
+
+@pytest.mark.parametrize("idle", [0, 1, 2, 3])
+def test_a_slot_in_mid_prefill_survives_its_neighbours(backend: OrtBackend, idle: int) -> None:
+    driver, prompt = Driver(backend), tokens(14, 5)
+    others = [slot for slot in range(SLOTS) if slot != idle]
+    for slot in others:
+        driver.run(chunk=(slot, tokens(2 + slot, slot)))
+    driver.run(chunk=(idle, prompt[:8]), is_last=False)
+    for _ in range(3):  # a step between two chunks, more often than the scheduler would
+        driver.check(driver.run(dict.fromkeys(others, 4)), others)
+    driver.run(dict.fromkeys(others, 3), (idle, prompt[8:12]), is_last=False)
+    driver.check(driver.run(dict.fromkeys(others, 2), (idle, prompt[12:])), [*others, idle])
+
+
+def test_a_reused_slot_needs_no_cleaning(backend: OrtBackend) -> None:
+    driver = Driver(backend)
+    driver.run(chunk=(0, tokens(20, 1)))
+    driver.held[0] = []
+    driver.check(driver.run(chunk=(0, tokens(5, 2))), [0])
+    driver.check(driver.run({0: 9}), [0])
+
+
+def test_a_slot_fills_to_its_last_position(backend: OrtBackend) -> None:
+    driver = Driver(backend)
+    driver.run(chunk=(0, tokens(4, 1)))
+    driver.run(chunk=(2, tokens(CAPACITY - 1, 2)))
+    driver.check(driver.run({0: 1, 2: 1}), [0, 2])
+    assert len(driver.held[2]) == CAPACITY
+    with pytest.raises(ValueError, match="no position left"):
+        driver.run({2: 1})
+    with pytest.raises(ValueError, match="do not fit a slot of 24"):
+        driver.run(chunk=(2, [1]))
+    driver.check(driver.run({0: 1}), [0])
+
+
+def test_matches_itself_alone(backend: OrtBackend, engine_dir: Path) -> None:
+    """A batch changes no row beyond rounding."""
+    together, alone = Driver(backend), Driver(OrtBackend.load(engine_dir, MANIFEST))
+    for slot in range(SLOTS):
+        together.run(chunk=(slot, tokens(3 + slot, slot)))
+        alone.run(chunk=(slot, tokens(3 + slot, slot)))
+    rows = together.run({slot: slot for slot in range(SLOTS)})
+    for slot in range(SLOTS):
+        np.testing.assert_allclose(rows[slot], alone.run({slot: slot})[0], atol=2e-6)
+
+
+def test_every_position_of_a_chunk(backend: OrtBackend) -> None:
+    text = tokens(15, 3)
+    logits = np.concatenate(
+        [backend.run_tokens(2, text[:6], 0), backend.run_tokens(2, text[6:], 6)]
+    )
+    np.testing.assert_allclose(logits, expected_logits(text), atol=2e-5)
+    assert logits.dtype == np.float32
+
+
+def test_a_quantised_head(tmp_path: Path) -> None:
+    make_graph(tmp_path / "model.onnx", quantised=True)
+    backend, prompt = OrtBackend.load(tmp_path, MANIFEST, threads=2), tokens(9, 0)
+    exact = expected_logits(prompt)[-1]
+    driver = Driver(backend)
+    assert driver.run(chunk=(0, prompt[:5]), is_last=False).shape == (0, VOCAB)
+    (row,) = driver.run(chunk=(0, prompt[5:]))
+    assert 0 < np.abs(row - exact).max() < 0.05
+
+
+def test_memory_is_shared_not_copied(backend: OrtBackend) -> None:
+    """The caches that the graph returns are the pool itself."""
+    driver = Driver(backend)
+    driver.run(chunk=(1, tokens(3, 0)))
+    for array in backend._pool.values():
+        assert array[1, :, :3].any()
+        assert not array[0].any() and not array[1, :, 3:].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: replace(m, kv=replace(m.kv, layers=3)), "past_key_values.2.key is absent"),
+        (lambda m: replace(m, kv=replace(m.kv, capacity=32)), r"the runtime needs .* 32, 16\]"),
+        (lambda m: replace(m, inputs=m.inputs[1:]), "input_ids is .*; engine.json says absent"),
+        (lambda m: replace(m, model=replace(m.model, vocab_size=41)), r"logits is .*\[\?, 41\]"),
+        (lambda m: replace(m, kv=replace(m.kv, dtype="int8")), "kv.dtype is 'int8'"),
+        (lambda m: replace(m, graph="other.onnx"), "cannot load it"),
+    ],
+)
+def test_another_graph_is_refused(
+    engine_dir: Path, change: Callable[[Manifest], Manifest], message: str
+) -> None:
+    with pytest.raises(EngineError, match=message):
+        OrtBackend.load(engine_dir, change(MANIFEST))
+
+
+def test_zero_threads_are_refused(engine_dir: Path) -> None:
+    with pytest.raises(EngineError, match="threads is 0"):
+        OrtBackend.load(engine_dir, MANIFEST, threads=0)
