@@ -1,7 +1,83 @@
-PY ?= .venv/bin/python
+# The interpreter that makes the environment; 3.11 is the one of constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# More options for pip, for example: PIP_EXTRA='--extra-index-url https://download.pytorch.org/whl/cpu'
+PIP_EXTRA ?=
+# What `make engine`, `make serve` and `make bench` work on; MODEL and OUT default to the profile's.
+PROFILE ?= cpu-tiny
+MODEL ?=
+OUT ?=
+PORT ?= 50051
+
+PY := .venv/bin/python
+BIN := .venv/bin
+ENVIRONMENT := .venv/.installed
 FOLDERS := benchmark calibration cli examples export grpc_service optimize profiles runtime
+GRPC_TOOLS := grpcio-tools==1.76.0
+
+.PHONY: help demo engine serve bench test test-slow check proto clean
+
+# List the targets with their comments.
+help:
+	@awk '/^# /{text=substr($$0,3)} /^[a-z][a-z-]*:/{sub(":.*","",$$1); printf "%-10s %s\n", $$1, text}' Makefile
+
+# The virtual environment with everything; redone when its requirements change.
+.venv: $(ENVIRONMENT)
+
+$(ENVIRONMENT): pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(PY) -m pip install --quiet $(PIP_EXTRA) -c constraints.txt -e '.[compile,cpu,dev]'
+	touch $@
 
 # `edgellama.*` as real paths, for tools that read files and run no import hook (mypy, protoc).
-.view:
+.view: Makefile
 	mkdir -p $@/edgellama
 	ln -sfn $(addprefix ../../,$(FOLDERS)) $@/edgellama/
+	touch $@
+
+# Build the tiny engine, serve it, and stream three answers through the gRPC client.
+demo: $(ENVIRONMENT)
+	$(BIN)/edgellama build cpu-tiny
+	$(PY) -m edgellama.examples.demo engines/cpu-tiny
+
+# Build the engine of a profile: make engine PROFILE=cpu-1b [MODEL=path or hub id] [OUT=folder].
+engine: $(ENVIRONMENT)
+	$(BIN)/edgellama build $(PROFILE) $(if $(MODEL),--model $(MODEL)) $(if $(OUT),--out $(OUT))
+
+# Serve the engine of a profile: make serve PROFILE=cpu-1b [PORT=50051].
+serve: $(ENVIRONMENT)
+	$(BIN)/edgellama serve $(PROFILE) --port $(PORT)
+
+# Measure the engine of a profile: time to first token, decode speed, memory.
+bench: $(ENVIRONMENT)
+	$(BIN)/edgellama bench latency $(or $(OUT),engines/$(PROFILE))
+
+# The quick tests, a few minutes.
+test: $(ENVIRONMENT)
+	$(BIN)/pytest -q -m "not slow and not gpu"
+
+# The slow tests: whole builds, wheels, other interpreters.
+test-slow: $(ENVIRONMENT)
+	$(BIN)/pytest -q -m "slow and not gpu"
+
+# Lint, format, types and the quick tests: what must pass before a commit.
+check: $(ENVIRONMENT) .view
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) --no-print-directory test
+
+# Generate the Python of the .proto files.
+proto: .venv-proto .view
+	.venv-proto/bin/python -m grpc_tools.protoc -Iedgellama/grpc_service=grpc_service \
+		--python_out=.view --pyi_out=.view --grpc_python_out=.view $(wildcard grpc_service/*.proto)
+
+# The oldest grpcio-tools that a device may have: generated code refuses an older runtime. It needs
+# an older protobuf than the rest, hence an environment of its own.
+.venv-proto:
+	$(PYTHON) -m venv $@
+	$@/bin/python -m pip install --quiet '$(GRPC_TOOLS)' || { rm -rf $@; exit 1; }
+
+# Remove what was made: environments, links, engines, caches.
+clean:
+	rm -rf .venv .venv-proto .view engines build dist *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,126 @@
+"""Perplexity of an engine on a text: each document alone, as a stream.
+
+Protocol: split the text, strip each document, put BOS in front of its ids, cut at the capacity of
+a slot; the mean negative log likelihood is over all predicted tokens of all documents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgellama.runtime.backend import Logits
+
+_READ = 1 << 16
+
+
+class Scorer(Protocol):
+    """A backend that returns the logits of every token of a chunk."""
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a slot holds."""
+
+    def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+        """Feed `tokens` at `start`; returns float32 `[len(tokens), vocab]`."""
+
+
+class Codec(Protocol):
+    """Text to ids and back."""
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> Sequence[int]:
+        """Return the ids of a text."""
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of ids."""
+
+
+class EvaluationError(ValueError):
+    """A text that cannot be scored."""
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """Sums over all documents: `nll` in nats, `tokens` predicted, `bytes` of their text."""
+
+    documents: int
+    tokens: int
+    bytes: int
+    nll: float
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean negative log likelihood a token."""
+        return math.exp(self.nll / self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Negative log likelihood in bits a byte of text; comparable between tokenizers."""
+        return self.nll / math.log(2) / self.bytes
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the form for `--json`."""
+        return {
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": self.tokens,
+            "documents": self.documents,
+            "bytes": self.bytes,
+        }
+
+
+def documents(path: Path, split: str | None) -> Iterator[tuple[str, int]]:
+    """Yield (stripped document, bytes of the file read so far), holding one document at a time."""
+    done, rest = 0, ""
+    with path.open(encoding="utf-8") as stream:
+        while piece := stream.read(_READ):
+            done += len(piece.encode())
+            rest += piece
+            if split:
+                *whole, rest = rest.split(split)
+                yield from ((text.strip(), done) for text in whole if text.strip())
+    if rest.strip():
+        yield rest.strip(), done
+
+
+def document_nll(scorer: Scorer, ids: Sequence[int], chunk: int) -> float:
+    """Return the summed negative log likelihood of `ids[1:]` in nats, each given its past."""
+    total = 0.0
+    for start in range(0, len(ids) - 1, chunk):
+        inputs = ids[start : min(start + chunk, len(ids) - 1)]
+        logits = scorer.run_tokens(0, inputs, start).astype(np.float64)
+        targets = np.asarray(ids[start + 1 : start + 1 + len(inputs)])
+        top = logits.max(axis=1)
+        normaliser = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+        total += float((normaliser - logits[np.arange(len(inputs)), targets]).sum())
+    return total
+
+
+def evaluate(
+    scorer: Scorer, codec: Codec, bos_id: int | None, texts: Iterable[str], *, chunk: int
+) -> Iterator[Perplexity]:
+    """Yield the running result after each document, scoring `chunk` tokens at a time.
+
+    Raises EvaluationError when the model has no BOS id or no token could be predicted.
+    """
+    if bos_id is None:
+        raise EvaluationError("the model has no bos_token_id, which starts every document")
+    result = Perplexity(0, 0, 0, 0.0)
+    for text in texts:
+        ids = [bos_id, *codec.encode(text, add_special_tokens=False)]
+        kept = ids[: scorer.capacity]
+        covered = text if len(kept) == len(ids) else codec.decode(kept)
+        result = Perplexity(
+            documents=result.documents + 1,
+            tokens=result.tokens + len(kept) - 1,
+            bytes=result.bytes + len(covered.encode()),
+            nll=result.nll + document_nll(scorer, kept, chunk),
+        )
+        yield result
+    if not result.tokens:
+        raise EvaluationError("the text has no document with a token to predict")

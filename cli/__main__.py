@@ -1,0 +1,31 @@
+"""Entry point of the `edgellama` command."""
+
+from __future__ import annotations
+
+import click
+
+from edgellama.cli.lazy import LazyGroup
+
+VERBS = {
+    "profiles": "edgellama.cli.profiles",
+    "plan": "edgellama.cli.plan",
+    "build": "edgellama.cli.build",
+    "export": "edgellama.cli.export",
+    "evaluate": "edgellama.cli.evaluate",
+    "inspect": "edgellama.cli.inspect",
+    "generate": "edgellama.cli.generate",
+    "chat": "edgellama.cli.chat",
+    "serve": "edgellama.cli.serve",
+    "bench": "edgellama.cli.bench",
+    "doctor": "edgellama.cli.doctor",
+}
+
+
+@click.group(cls=LazyGroup, verbs=VERBS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgellama", prog_name="edgellama")
+def main() -> None:
+    """Compile Llama 3 for one device and serve it over gRPC."""
+
+
+if __name__ == "__main__":
+    main(prog_name="edgellama")

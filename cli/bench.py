@@ -1,0 +1,113 @@
+"""`edgellama bench`: how fast an engine is, alone and under load."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from edgellama.cli.engine import engine_directory
+from edgellama.cli.numbers import counts
+from edgellama.cli.progress import progress
+from edgellama.cli.size import size
+from edgellama.cli.verb import Verb, print_json
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure an engine or a server."""
+
+
+@command.command("latency", cls=Verb)
+@click.argument("engine")
+@click.option("--rows", callback=counts, default="1,4,8", show_default=True, help="At once.")
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--output-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--threads", type=int, help="Compute threads; the profile's by default.")
+def latency(
+    engine: str,
+    rows: tuple[int, ...],
+    prompt_tokens: int,
+    output_tokens: int,
+    repeats: int,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure load, first token and decode speed of ENGINE in this process."""
+    directory = engine_directory(engine)
+
+    from edgellama.benchmark.latency import measure_latency
+
+    with progress() as report:
+        result = measure_latency(
+            directory,
+            rows=rows,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            repeats=repeats,
+            threads=threads,
+            progress=report,
+        )
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"load    {result['load_seconds']:.2f} s, {size(result['rss_bytes'])} resident")
+    for row in result["rows"]:
+        click.echo(f"{row['rows']:>4} rows  {_line(row)}")
+    _print_environment(result["environment"])
+
+
+@command.command("serve", cls=Verb)
+@click.option("--target", required=True, help="HOST:PORT of a server.")
+@click.option("--streams", type=click.IntRange(min=1), default=8, show_default=True)
+@click.option("--requests", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--output-tokens", type=click.IntRange(min=2), default=64, show_default=True)
+@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds a call.")
+def serve(
+    target: str,
+    streams: int,
+    requests: int,
+    prompt_tokens: int,
+    output_tokens: int,
+    timeout: float,
+    as_json: bool,
+) -> None:
+    """Measure a server with a fixed number of streams, each sending one request after another."""
+    from edgellama.benchmark.load import measure_load
+
+    with progress() as report:
+        result = measure_load(
+            target,
+            streams=streams,
+            requests=requests,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            timeout=timeout,
+            progress=report,
+        )
+    if as_json:
+        print_json(result)
+        return
+    click.echo(f"{result['requests']} requests, {streams} at once: {_line(result)}")
+    click.echo(f"output  {result['output_tokens_per_second']:.1f} tokens/s over the whole run")
+    _print_environment(result["environment"])
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    rate = row["decode_tokens_per_second"]
+    ttft, itl = row["ttft_ms"], row["itl_ms"]
+    speed = "no common decode" if rate is None else f"{rate:.1f} tokens/s"
+    return (
+        f"{speed}, TTFT p50 {ttft['p50']:.1f} p95 {ttft['p95']:.1f} ms, "
+        f"ITL p50 {itl['p50']:.2f} p95 {itl['p95']:.2f} ms"
+    )
+
+
+def _print_environment(facts: Mapping[str, Any]) -> None:
+    packages = ", ".join(f"{name} {number}" for name, number in facts["packages"].items())
+    click.echo(
+        f"on {facts['cpu']}, {facts['cores']} cores, load {facts['load_average']}; {packages}"
+    )

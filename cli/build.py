@@ -1,0 +1,48 @@
+"""`edgellama build`: all stages, from a checkpoint to a verified engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgellama.cli.override import Override, override_options
+from edgellama.cli.progress import progress
+from edgellama.cli.size import size
+from edgellama.cli.verb import Verb, print_json
+from edgellama.profiles.profile import load_profile
+
+
+@click.command("build", cls=Verb)
+@click.argument("profile")
+@click.option("--model", help="Checkpoint folder or hub id; the profile's own by default.")
+@click.option("--out", type=click.Path(path_type=Path), help="Default: engines/<profile>.")
+@override_options
+@click.option("--force", is_flag=True, help="Build even when nothing has changed.")
+def command(
+    profile: str,
+    model: str | None,
+    out: Path | None,
+    override: Override,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Build the engine of PROFILE, a shipped name or the path of a .toml file."""
+    wanted = override.apply(load_profile(profile))  # before the slow imports: fails at once
+
+    from edgellama.export.resolve import resolve_model
+    from edgellama.optimize.build import build_engine
+
+    directory = out or Path("engines") / wanted.name
+    with progress() as report:
+        checkpoint = resolve_model(model or wanted.model)
+        result = build_engine(wanted, checkpoint, directory, progress=report, force=force)
+    if as_json:
+        print_json(result.as_dict())
+        return
+    state = "unchanged" if result.skipped else f"built in {result.seconds:.1f} s"
+    click.echo(f"engine       {result.engine} ({state})")
+    click.echo(f"size         {size(result.bytes)}")
+    click.echo(f"peak memory  {size(result.peak_rss_bytes)}")
+    for name, value in result.verify.items():
+        click.echo(f"verify       {name} = {value}")

@@ -1,0 +1,70 @@
+"""`edgellama evaluate`: perplexity of an engine on a text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from edgellama.cli.engine import engine_directory
+from edgellama.cli.progress import progress
+from edgellama.cli.verb import Verb, print_json
+
+
+@click.command("evaluate", cls=Verb)
+@click.argument("engine")
+@click.option(
+    "--text",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="UTF-8 text.",
+)
+@click.option("--split", help="What separates documents; without it the text is one document.")
+@click.option("--limit-documents", type=click.IntRange(min=1), help="Only the first N documents.")
+@click.option("--threads", type=int, help="Compute threads; the profile's by default.")
+def command(
+    engine: str,
+    text: Path,
+    split: str | None,
+    limit_documents: int | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure the perplexity of ENGINE on a text, each document alone.
+
+    Each document is stripped, starts with BOS and is cut at the capacity of a slot.
+    """
+    directory = engine_directory(engine)
+
+    from edgellama.benchmark.perplexity import documents, evaluate
+    from edgellama.runtime.manifest import check_files, read_manifest
+    from edgellama.runtime.ort import OrtBackend
+    from edgellama.runtime.text import TextCodec
+
+    manifest = read_manifest(directory)
+    check_files(directory, manifest)
+    codec = TextCodec.load(directory)
+    backend = OrtBackend.load(directory, manifest, threads=threads)
+    size = text.stat().st_size
+    result = None
+    with progress() as report:
+
+        def texts() -> Iterator[str]:
+            for document, done in islice(documents(text, split), limit_documents):
+                yield document
+                report("bytes of text", done, size)
+
+        chunk = manifest.profile.limits.prefill_chunk
+        bos_id = codec.generation.bos_id
+        for running in evaluate(backend, codec, bos_id, texts(), chunk=chunk):
+            result = running
+    backend.close()
+    assert result is not None, "evaluate raises when there is nothing to score"
+    if as_json:
+        print_json(result.as_dict())
+        return
+    click.echo(f"perplexity     {result.perplexity:.4f} a token")
+    click.echo(f"bits per byte  {result.bits_per_byte:.4f}")
+    click.echo(f"tokens         {result.tokens} in {result.documents} documents")

@@ -1,0 +1,72 @@
+"""Command line options that change a profile for one build."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import click
+
+from edgellama.profiles.profile import BLOCK_SIZES, WEIGHT_PRECISIONS, Profile
+
+_FLOAT_PRECISIONS = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class Override:
+    """Values that replace those of a profile; None keeps the profile's own."""
+
+    precision: str | None = None
+    embedding_precision: str | None = None
+    block_size: int | None = None
+    slots: int | None = None
+    capacity: int | None = None
+
+    def apply(self, profile: Profile) -> Profile:
+        """Return the changed profile; raises ProfileError as a TOML file with the values would.
+
+        A float precision is asked for to have no quantisation at all, so it covers the tables too;
+        a quantised one leaves them as the profile says.
+        """
+        tables = self.embedding_precision
+        if tables is None and self.precision in _FLOAT_PRECISIONS:
+            tables = self.precision
+        stored = {"weights": self.precision, "embedding": tables, "block_size": self.block_size}
+        limits = {"slots": self.slots, "capacity": self.capacity}
+        return replace(
+            profile,
+            precision=replace(profile.precision, **_given(stored)),
+            limits=replace(profile.limits, **_given(limits)),
+        )
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def override_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of `Override`; the command receives them as one argument `override`."""
+    precision = click.Choice(WEIGHT_PRECISIONS)
+    block = click.Choice(BLOCK_SIZES)
+
+    @click.option("--precision", type=precision, help="Weights; fp32 and fp16 also the tables.")
+    @click.option("--embedding-precision", type=precision, help="Embedding and head tables.")
+    @click.option("--block-size", type=block, help="Inputs that share a scale.")
+    @click.option("--slots", type=int, help="Sequences in flight.")
+    @click.option("--capacity", type=int, help="Tokens a slot holds.")
+    @functools.wraps(command)
+    def wrapped(
+        *args: Any,
+        precision: str | None,
+        embedding_precision: str | None,
+        block_size: int | None,
+        slots: int | None,
+        capacity: int | None,
+        **kwargs: Any,
+    ) -> None:
+        changes = Override(precision, embedding_precision, block_size, slots, capacity)
+        command(*args, override=changes, **kwargs)
+
+    return wrapped

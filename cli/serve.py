@@ -1,0 +1,38 @@
+"""`edgellama serve`: an engine behind gRPC."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from edgellama.cli.engine import engine_directory
+from edgellama.cli.verb import Verb, print_json
+
+
+@click.command("serve", cls=Verb)
+@click.argument("engine")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=int, default=50051, show_default=True, help="0 takes a free one.")
+@click.option("--threads", type=int, help="Compute threads; the profile's by default.")
+@click.option("--grace", type=float, default=30.0, show_default=True, help="Seconds to drain.")
+def command(
+    engine: str, host: str, port: int, threads: int | None, grace: float, as_json: bool
+) -> None:
+    """Serve ENGINE, a directory or the name of a built profile, until SIGTERM or Ctrl-C.
+
+    The JSON document comes when clients can connect: `target`, `engine`, `pid`.
+    """
+    directory = engine_directory(engine)
+
+    from edgellama.grpc_service.serve import serve
+    from edgellama.runtime.engine import Engine
+
+    def ready(address: str) -> None:
+        if as_json:
+            print_json({"target": address, "engine": str(directory), "pid": os.getpid()})
+        else:
+            click.echo(f"serving {directory} on {address}")
+
+    with Engine.load(directory, threads=threads) as loaded:
+        serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
