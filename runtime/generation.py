@@ -1,0 +1,118 @@
+"""One request from submission to its End: the way of each drawn token to text and stop rules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgellama.runtime.request import (
+    Admission,
+    Delta,
+    End,
+    Event,
+    FinishReason,
+    Request,
+    Timing,
+    Usage,
+)
+from edgellama.runtime.sampling import Draw, SamplingState, effective_seed
+from edgellama.runtime.sequence import Sequence
+
+if TYPE_CHECKING:
+    from edgellama.runtime.detokenize import StreamDecoder
+    from edgellama.runtime.text import TextCodec
+
+Listener = Callable[[Event], None]
+
+
+class Generation:
+    """State of one request beside its `sequence`; made by the caller, then the engine thread's."""
+
+    def __init__(self, request: Request, sequence: Sequence, listener: Listener) -> None:
+        self.request = request
+        self.sequence = sequence
+        self.listener = listener
+        self.is_cancelled = False  # asked for; the End follows at the next step boundary
+        self.is_muted = False  # the listener raised: nothing but the End goes to it
+        self.reason: FinishReason | None = None
+        self.match: str | int | None = None
+        self.sampling: SamplingState  # these three from admission on
+        self._decoder: StreamDecoder
+        self._eos: frozenset[int]
+        self._own_stops = frozenset(request.stop.token_ids)
+        self._output_tokens = 0
+        self._submitted = time.monotonic()
+        self._queue_seconds = 0.0
+        self._first_token_seconds = 0.0
+
+    @property
+    def id(self) -> str:
+        """The request's id, minted or given."""
+        return self.sequence.id
+
+    def admit(self, codec: TextCodec) -> Admission:
+        """Make what the tokens need: random stream, decoder, stop ids."""
+        request, stop = self.request, self.request.stop
+        seed = effective_seed(request.sampling)
+        self._eos = frozenset(() if stop.ignore_eos else codec.generation.stop_ids)
+        self.sampling = SamplingState(
+            request.sampling,
+            request.prompt_ids,
+            seed,
+            banned_until_min=tuple(self._eos | self._own_stops),
+            min_new_tokens=stop.min_new_tokens,
+            top_logprobs=request.top_logprobs,
+        )
+        self._decoder = codec.stream(
+            request.prompt_ids, stop, skip_special_tokens=request.skip_special_tokens
+        )
+        self._queue_seconds = self._elapsed()
+        return Admission(
+            request_id=self.id,
+            prompt_tokens=len(request.prompt_ids),
+            seed=seed,
+            max_new_tokens=self.sequence.max_new_tokens,
+            queue_seconds=self._queue_seconds,
+        )
+
+    def accept(self, draw: Draw) -> Delta:
+        """Take the next token; afterwards `reason` says whether and why it was the last."""
+        token, offset = draw.token, self._output_tokens
+        self._output_tokens += 1
+        if offset == 0:
+            self._first_token_seconds = self._elapsed()
+        text = ""
+        if token in self._eos:
+            self.reason, self.match = FinishReason.EOS, token
+        elif token in self._own_stops:
+            self.reason, self.match = FinishReason.STOP_TOKEN, token
+        else:
+            text = self._decoder.push(token)
+            if self._decoder.matched is not None:
+                self.reason, self.match = FinishReason.STOP_STRING, self._decoder.matched
+            elif self._output_tokens == self.sequence.max_new_tokens:
+                self.reason = (
+                    FinishReason.CONTEXT_FULL
+                    if self.request.stop.max_new_tokens is None
+                    else FinishReason.MAX_TOKENS
+                )
+        if self.reason is not None and self.reason is not FinishReason.STOP_STRING:
+            text += self._decoder.finish()
+        logprobs = () if draw.logprobs is None else (draw.logprobs,)
+        return Delta(offset, (token,), text, logprobs)
+
+    def end(self, error: str | None = None) -> End:
+        """Return the last event, after `reason` is set."""
+        assert self.reason is not None
+        return End(
+            reason=self.reason,
+            usage=Usage(len(self.request.prompt_ids), self._output_tokens),
+            timing=Timing(self._queue_seconds, self._first_token_seconds, self._elapsed()),
+            match=self.match,
+            error=error,
+        )
+
+    def _elapsed(self) -> float:
+        """Seconds since submission."""
+        return time.monotonic() - self._submitted
