@@ -1,0 +1,183 @@
+"""The asyncio client library."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from edgellama.grpc_service import control_pb2, generation_pb2
+from edgellama.grpc_service.answer import Answer, Completion, completion_from_wire
+from edgellama.grpc_service.call import (
+    GenerateOptions,
+    Prompt,
+    generation_spec,
+    tokenize_request,
+)
+from edgellama.grpc_service.client import DEFAULT_TIMEOUT, SHORT_TIMEOUT
+from edgellama.grpc_service.client_errors import Cancelled, ClientError, Unavailable, from_rpc
+from edgellama.grpc_service.control_pb2_grpc import ControlServiceStub
+from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
+from edgellama.grpc_service.limits import CLIENT_OPTIONS
+from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.request import Delta
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+T = TypeVar("T")
+
+
+class AsyncStream(Answer):
+    """A running generation: iterate over its Deltas; what it has so far are its properties.
+
+    Leaving an `async with` block or `close` cancels it on the server; use one where the loop may
+    be left early.
+    """
+
+    def __init__(self, call: Any) -> None:
+        super().__init__()
+        self._call = call
+        self._closed = False
+
+    async def __aiter__(self) -> AsyncIterator[Delta]:
+        try:
+            async for message in self._call:
+                delta = self.add(message)
+                if delta is not None:
+                    yield delta
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error, self) from None
+        except asyncio.CancelledError:
+            if self._closed:  # else it is the task around us that is cancelled
+                raise Cancelled("the stream was closed on this side", partial=self) from None
+            raise
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Cancel the generation unless it has ended."""
+        self._closed = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> AsyncStream:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """Talks to one server: `async with AsyncClient("HOST:PORT") as client:`; one event loop.
+
+    Every method raises ClientError (see client_errors). `timeout` is in seconds and becomes the
+    deadline that the server sees.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        self._channel = grpc.aio.insecure_channel(target, options=CLIENT_OPTIONS)
+        self._generation = GenerationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._control = ControlServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: Unpack[GenerateOptions],
+    ) -> Completion:
+        """Return the whole answer to a text, token ids or a conversation."""
+        request = generation_pb2.GenerateRequest(spec=generation_spec(prompt, options))
+        return completion_from_wire(
+            await _checked(self._generation.Generate(request, timeout=timeout))
+        )
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float = DEFAULT_TIMEOUT,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncStream:
+        """Return the running generation; its errors are raised where it is read."""
+        request = generation_pb2.StreamGenerateRequest(spec=generation_spec(prompt, options))
+        return AsyncStream(self._generation.StreamGenerate(request, timeout=timeout))
+
+    async def tokenize(
+        self,
+        text: str | Sequence[ChatMessage],
+        *,
+        add_special_tokens: bool | None = None,
+        add_generation_prompt: bool | None = None,
+        timeout: float = SHORT_TIMEOUT,
+    ) -> tuple[int, ...]:
+        """Return the token ids of a text or a conversation."""
+        request = tokenize_request(text, add_special_tokens, add_generation_prompt)
+        return tuple((await _checked(self._generation.Tokenize(request, timeout=timeout))).ids)
+
+    async def detokenize(
+        self, ids: Sequence[int], *, special_tokens: bool = False, timeout: float = SHORT_TIMEOUT
+    ) -> str:
+        """Return the text of token ids."""
+        request = generation_pb2.DetokenizeRequest(ids=ids, special_tokens=special_tokens)
+        return str((await _checked(self._generation.Detokenize(request, timeout=timeout))).text)
+
+    async def model_info(
+        self, *, timeout: float = SHORT_TIMEOUT
+    ) -> control_pb2.GetModelInfoResponse:
+        """Return the model, its defaults and the limits."""
+        request = control_pb2.GetModelInfoRequest()
+        return await _checked(self._control.GetModelInfo(request, timeout=timeout))
+
+    async def wait_ready(self, timeout: float = SHORT_TIMEOUT) -> None:
+        """Return once the server serves; raises Unavailable after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
+        last = "no answer"
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                answer = await _checked(
+                    self._health.Check(
+                        health_pb2.HealthCheckRequest(), timeout=left, wait_for_ready=True
+                    )
+                )
+                if answer.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+                last = f"its health is {answer.ServingStatus.Name(answer.status)}"
+            except ClientError as error:
+                last = str(error)
+            await asyncio.sleep(min(0.05, max(deadline - time.monotonic(), 0)))
+        raise Unavailable(f"{self._target} is not ready after {timeout:g} s: {last}")
+
+    async def close(self) -> None:
+        """Close the connection; running calls are cancelled."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def _checked(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise from_rpc(error) from None

@@ -1,0 +1,164 @@
+"""Python arguments to a GenerationSpec; shared by both clients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict, TypeGuard
+
+from edgellama.grpc_service import generation_pb2 as pb
+from edgellama.grpc_service.client_errors import InvalidRequest
+from edgellama.grpc_service.spec import ROLE_NAMES
+from edgellama.runtime.chat import ChatMessage
+
+# A text, token ids, or a conversation.
+Prompt = str | Sequence[int] | Sequence[ChatMessage]
+
+_ROLES = {name: role for role, name in ROLE_NAMES.items()}
+
+
+class GenerateOptions(TypedDict, total=False):
+    """Keyword arguments of `generate` and `stream`; what is left out takes the model's default.
+
+    `stop` holds stop strings; `text=False` leaves the text out. generation.proto says what the
+    others mean. None is the same as leaving an option out.
+    """
+
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    seed: int | None
+    logit_bias: Mapping[int, float] | None
+    max_new_tokens: int | None
+    min_new_tokens: int | None
+    stop: Sequence[str] | None
+    stop_token_ids: Sequence[int] | None
+    keep_match: bool | None
+    ignore_eos: bool | None
+    text: bool | None
+    special_tokens: bool | None
+    top_logprobs: int | None
+    add_special_tokens: bool | None
+    add_generation_prompt: bool | None
+    request_id: str | None
+
+
+# Option -> where it goes in GenerationSpec.
+_FIELDS = {
+    "temperature": "sampling.temperature",
+    "top_k": "sampling.top_k",
+    "top_p": "sampling.top_p",
+    "min_p": "sampling.min_p",
+    "repetition_penalty": "sampling.repetition_penalty",
+    "presence_penalty": "sampling.presence_penalty",
+    "frequency_penalty": "sampling.frequency_penalty",
+    "seed": "sampling.seed",
+    "logit_bias": "sampling.logit_bias",
+    "max_new_tokens": "stop.max_new_tokens",
+    "min_new_tokens": "stop.min_new_tokens",
+    "stop": "stop.strings",
+    "stop_token_ids": "stop.token_ids",
+    "keep_match": "stop.keep_match",
+    "ignore_eos": "stop.ignore_eos",
+    "text": "want.text",
+    "special_tokens": "want.special_tokens",
+    "top_logprobs": "want.top_logprobs",
+    "add_special_tokens": "add_special_tokens",
+    "add_generation_prompt": "chat.add_generation_prompt",
+    "request_id": "request_id",
+}
+
+
+def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.GenerationSpec:
+    """Return the message of a prompt and GenerateOptions; token ids are always asked for.
+
+    Raises InvalidRequest for a value the wire cannot carry, TypeError for an unknown option.
+    """
+    spec = pb.GenerationSpec(want=pb.Want(token_ids=True))
+    _set_prompt(spec, prompt)
+    for option, value in options.items():
+        if option not in _FIELDS:
+            raise TypeError(f"unknown option {option!r}; known: {', '.join(_FIELDS)}")
+        if value is None:
+            continue
+        if option == "add_generation_prompt" and not spec.HasField("chat"):
+            raise _invalid("chat.add_generation_prompt", "is set, but the prompt is not a chat")
+        _set(spec, _FIELDS[option], value)
+    return spec
+
+
+def chat_to_wire(messages: Sequence[ChatMessage], add_generation_prompt: bool | None) -> pb.Chat:
+    """Return the message of a conversation; raises InvalidRequest for an unknown role."""
+    chat = pb.Chat()
+    for index, message in enumerate(messages):
+        if message.role not in _ROLES:
+            raise _invalid(
+                f"chat.messages[{index}].role",
+                f"is {message.role!r}; it must be one of {', '.join(_ROLES)}",
+            )
+        entry = chat.messages.add(role=_ROLES[message.role])
+        _set(entry, "content", message.content)
+    if add_generation_prompt is not None:
+        chat.add_generation_prompt = add_generation_prompt
+    return chat
+
+
+def _set_prompt(spec: pb.GenerationSpec, prompt: Prompt) -> None:
+    if isinstance(prompt, str):
+        _set(spec, "text", prompt)
+    elif len(prompt) == 0:
+        raise _invalid("input", "is an empty list; give a text, token ids or chat messages")
+    elif isinstance(prompt[0], ChatMessage):
+        spec.chat.CopyFrom(chat_to_wire([turn for turn in prompt if _is_turn(turn)], None))
+    else:
+        _set(spec, "tokens.ids", prompt)
+
+
+def _is_turn(item: object) -> TypeGuard[ChatMessage]:
+    if not isinstance(item, ChatMessage):
+        raise TypeError(f"a chat prompt holds ChatMessage only, not {type(item).__name__}")
+    return True
+
+
+def _set(message: Any, path: str, value: Any) -> None:
+    """Set a field by its dotted path; a value out of its type's range is InvalidRequest."""
+    *parents, name = path.split(".")
+    for parent in parents:
+        message = getattr(message, parent)
+    try:
+        if isinstance(value, Mapping):
+            for key, entry in value.items():
+                getattr(message, name)[key] = entry
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            getattr(message, name).extend(value)
+        else:
+            setattr(message, name, value)
+    except (TypeError, ValueError) as error:
+        raise _invalid(path, f"cannot be sent: {error}") from error
+
+
+def _invalid(field: str, text: str) -> InvalidRequest:
+    error = InvalidRequest(f"{field}: {text}", reason="INVALID_REQUEST")
+    error.field = field
+    return error
+
+
+def tokenize_request(
+    text: str | Sequence[ChatMessage],
+    add_special_tokens: bool | None,
+    add_generation_prompt: bool | None,
+) -> pb.TokenizeRequest:
+    """Return the message; raises InvalidRequest for a value the wire cannot carry."""
+    request = pb.TokenizeRequest()
+    if isinstance(text, str):
+        _set(request, "text", text)
+        if add_generation_prompt is not None:
+            raise _invalid("chat.add_generation_prompt", "is set, but the input is not a chat")
+    else:
+        request.chat.CopyFrom(chat_to_wire(text, add_generation_prompt))
+    if add_special_tokens is not None:
+        request.add_special_tokens = add_special_tokens
+    return request

@@ -1,0 +1,170 @@
+"""The engine's events as messages, and the messages as events for the client library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from google.protobuf.duration_pb2 import Duration
+
+from edgellama.grpc_service import generation_pb2 as pb
+from edgellama.runtime.request import (
+    Admission,
+    Delta,
+    End,
+    FinishReason,
+    Timing,
+    TokenLogprobs,
+    Usage,
+)
+
+# Only regular ends have a message; CANCELLED and ERROR are the status of the call.
+_REASONS = {
+    FinishReason.EOS: pb.FINISH_REASON_EOS,
+    FinishReason.STOP_STRING: pb.FINISH_REASON_STOP_STRING,
+    FinishReason.STOP_TOKEN: pb.FINISH_REASON_STOP_TOKEN,
+    FinishReason.MAX_TOKENS: pb.FINISH_REASON_MAX_TOKENS,
+    FinishReason.CONTEXT_FULL: pb.FINISH_REASON_CONTEXT_FULL,
+}
+_REASONS_BACK = {message: reason for reason, message in _REASONS.items()}
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromNanoseconds(round(seconds * 1e9))
+    return duration
+
+
+def _seconds(duration: Duration) -> float:
+    return duration.seconds + duration.nanos * 1e-9
+
+
+def admission_to_wire(admission: Admission) -> pb.Admission:
+    """Return the message of an admission."""
+    return pb.Admission(
+        request_id=admission.request_id,
+        prompt_tokens=admission.prompt_tokens,
+        seed=admission.seed,
+        max_new_tokens=admission.max_new_tokens,
+        queue=_duration(admission.queue_seconds),
+    )
+
+
+def admission_from_wire(message: pb.Admission) -> Admission:
+    """Return the admission of a message."""
+    return Admission(
+        request_id=message.request_id,
+        prompt_tokens=message.prompt_tokens,
+        seed=message.seed,
+        max_new_tokens=message.max_new_tokens,
+        queue_seconds=_seconds(message.queue),
+    )
+
+
+def logprobs_to_wire(entries: Sequence[TokenLogprobs]) -> pb.Logprobs:
+    """Return the columns of log-probabilities; every position has equally many alternatives."""
+    top_n = len(entries[0].top) if entries else 0
+    assert all(len(entry.top) == top_n for entry in entries), "ragged alternatives"
+    return pb.Logprobs(
+        chosen=[entry.chosen for entry in entries],
+        top_n=top_n,
+        top_ids=[token for entry in entries for token, _ in entry.top],
+        top_values=[value for entry in entries for _, value in entry.top],
+    )
+
+
+def logprobs_from_wire(message: pb.Logprobs) -> tuple[TokenLogprobs, ...]:
+    """Return the positions of columns."""
+    pairs = tuple(zip(message.top_ids, message.top_values, strict=True))
+    n = message.top_n
+    return tuple(
+        TokenLogprobs(chosen, pairs[i * n : (i + 1) * n]) for i, chosen in enumerate(message.chosen)
+    )
+
+
+def wants_text(want: pb.Want) -> bool:
+    """Return whether text is sent; it is unless switched off."""
+    return want.text if want.HasField("text") else True
+
+
+def delta_to_wire(delta: Delta, want: pb.Want) -> pb.Delta:
+    """Return the message of new output with the parts the client wants."""
+    return pb.Delta(
+        token_offset=delta.token_offset,
+        token_count=len(delta.token_ids),
+        text=delta.text if wants_text(want) else "",
+        token_ids=delta.token_ids if want.token_ids else (),
+        logprobs=logprobs_to_wire(delta.logprobs) if delta.logprobs else None,
+    )
+
+
+def delta_from_wire(message: pb.Delta) -> Delta:
+    """Return the new output of a message."""
+    return Delta(
+        token_offset=message.token_offset,
+        token_ids=tuple(message.token_ids),
+        text=message.text,
+        logprobs=logprobs_from_wire(message.logprobs),
+    )
+
+
+def output_end_to_wire(end: End) -> pb.OutputEnd:
+    """Return the message of a regular end."""
+    message = pb.OutputEnd(reason=_REASONS[end.reason], tokens=end.usage.output_tokens)
+    if isinstance(end.match, str):
+        message.stop_string = end.match
+    elif end.match is not None:
+        message.stop_token_id = end.match
+    return message
+
+
+def usage_to_wire(usage: Usage) -> pb.Usage:
+    """Return the message of token counts."""
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        cached_prompt_tokens=usage.cached_prompt_tokens,
+        output_tokens=usage.output_tokens,
+    )
+
+
+def timing_to_wire(timing: Timing) -> pb.Timing:
+    """Return the message of times."""
+    return pb.Timing(
+        queue=_duration(timing.queue),
+        first_token=_duration(timing.first_token),
+        total=_duration(timing.total),
+    )
+
+
+def end_from_wire(output_end: pb.OutputEnd, usage: pb.Usage, timing: pb.Timing) -> End:
+    """Return the end that the messages tell; an unknown reason is an error of the peer."""
+    if output_end.reason not in _REASONS_BACK:
+        raise ValueError(
+            f"finish reason {output_end.reason} is unknown; update the edgellama client"
+        )
+    match = output_end.WhichOneof("match")
+    return End(
+        reason=_REASONS_BACK[output_end.reason],
+        usage=Usage(
+            prompt_tokens=usage.prompt_tokens,
+            output_tokens=usage.output_tokens,
+            cached_prompt_tokens=usage.cached_prompt_tokens,
+        ),
+        timing=Timing(
+            queue=_seconds(timing.queue),
+            first_token=_seconds(timing.first_token),
+            total=_seconds(timing.total),
+        ),
+        match=None if match is None else getattr(output_end, match),
+    )
+
+
+def output_to_wire(deltas: Iterable[Delta], end: End, want: pb.Want) -> pb.Output:
+    """Return the whole answer."""
+    parts = tuple(deltas)
+    logprobs = tuple(entry for part in parts for entry in part.logprobs)
+    return pb.Output(
+        text="".join(part.text for part in parts) if wants_text(want) else "",
+        token_ids=[t for part in parts for t in part.token_ids] if want.token_ids else (),
+        logprobs=logprobs_to_wire(logprobs) if logprobs else None,
+        end=output_end_to_wire(end),
+    )

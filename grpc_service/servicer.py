@@ -1,0 +1,194 @@
+"""GenerationService: translates between the wire and the engine, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from edgellama.grpc_service import events
+from edgellama.grpc_service import generation_pb2 as pb
+from edgellama.grpc_service.errors import failures_reported
+from edgellama.grpc_service.gate import Gate
+from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceServicer
+from edgellama.grpc_service.mailbox import Hub, Mailbox
+from edgellama.grpc_service.retry_delay import RetryDelay
+from edgellama.grpc_service.spec import (
+    check_request_id,
+    mint_request_id,
+    on_the_wire,
+    prompt_ids,
+    request_from_wire,
+)
+from edgellama.grpc_service.text_pool import TextPool
+from edgellama.runtime.request import (
+    Admission,
+    Delta,
+    DrainingError,
+    End,
+    EngineFailedError,
+    FinishReason,
+    InvalidRequestError,
+    Request,
+)
+
+if TYPE_CHECKING:
+    from edgellama.runtime.engine import Engine
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GenerationServicer(GenerationServiceServicer):
+    """Serves one engine; every method runs on the event loop and never blocks it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        hub: Hub,
+        gate: Gate,
+        texts: TextPool,
+        retry: RetryDelay,
+    ) -> None:
+        self.engine_failed = asyncio.Event()  # set once the engine refuses all requests
+        self._engine = engine
+        self._hub = hub
+        self._gate = gate
+        self._texts = texts
+        self._retry = retry
+        self._open: set[Mailbox] = set()
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
+        """Generate one answer and return it whole."""
+        spec = request.spec
+        request_id = spec.request_id or mint_request_id()
+        response = pb.GenerateResponse()
+        async with failures_reported(context, request_id, self._retry):
+            with self._gate:
+                wanted = await self._request(spec, request_id)
+                with self._submitted(spec, wanted, context, at_end=True) as mailbox:
+                    got = await mailbox.take()
+            end = got[-1]
+            assert isinstance(end, End), "the mailbox woke the unary call before the end"
+            self._check_end(end)
+            for event in got:
+                if isinstance(event, Admission):
+                    response.admission.CopyFrom(events.admission_to_wire(event))
+            deltas = (event for event in got if isinstance(event, Delta))
+            response.outputs.append(events.output_to_wire(deltas, end, spec.want))
+            response.usage.CopyFrom(events.usage_to_wire(end.usage))
+            response.timing.CopyFrom(events.timing_to_wire(end.timing))
+        return response
+
+    async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
+        """Generate one answer and write its events as they come."""
+        spec = request.spec
+        request_id = spec.request_id or mint_request_id()
+        async with failures_reported(context, request_id, self._retry):
+            with self._gate:
+                wanted = await self._request(spec, request_id)
+                with self._submitted(spec, wanted, context, at_end=False) as mailbox:
+                    while not await self._write(mailbox, spec.want, context):
+                        pass
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        """Return the ids of a text or a chat."""
+        response = pb.TokenizeResponse(capacity=self._engine.capacity)
+        async with failures_reported(context, mint_request_id(), self._retry):
+            with self._gate:
+                job = partial(prompt_ids, request, self._engine.codec)
+                response.ids.extend(await self._texts.run(job))
+        return response
+
+    async def Detokenize(
+        self, request: pb.DetokenizeRequest, context: Context
+    ) -> pb.DetokenizeResponse:
+        """Return the text of ids."""
+        codec = self._engine.codec
+        response = pb.DetokenizeResponse()
+        async with failures_reported(context, mint_request_id(), self._retry):
+            with self._gate:
+                ids = tuple(request.ids)
+                if ids and max(ids) >= codec.vocab_size:
+                    raise InvalidRequestError(
+                        "ids", f"has {max(ids)}; ids must be in [0, {codec.vocab_size})"
+                    )
+                skip = not request.special_tokens
+                job = partial(codec.decode, ids, skip_special_tokens=skip)
+                response.text = await self._texts.run(job)
+        return response
+
+    def stop_open(self, error: Exception) -> None:
+        """End every generation in flight with the status of `error`."""
+        for mailbox in self._open:
+            mailbox.fail(error)
+
+    async def _request(self, spec: pb.GenerationSpec, request_id: str) -> Request:
+        check_request_id(request_id)
+        codec = self._engine.codec
+        ids = await self._texts.run(partial(prompt_ids, spec, codec))
+        try:
+            return request_from_wire(spec, ids, request_id, codec.generation.default_sampling)
+        except InvalidRequestError as error:
+            raise on_the_wire(error, spec) from error
+
+    @contextmanager
+    def _submitted(
+        self, spec: pb.GenerationSpec, request: Request, context: Context, *, at_end: bool
+    ) -> Iterator[Mailbox]:
+        """Give the request to the engine; on the way out it is cancelled unless it has ended."""
+        mailbox = Mailbox(self._hub, at_end=at_end)
+        try:
+            request_id = self._engine.submit(request, mailbox.put)
+        except InvalidRequestError as error:
+            raise on_the_wire(error, spec) from error
+        except EngineFailedError:
+            self.engine_failed.set()
+            raise
+
+        def cancel(_: object = None) -> None:
+            # After its end the id may belong to another request already.
+            if not mailbox.ended:
+                self._engine.cancel(request_id)
+
+        # Both ways out: the callback fires as soon as the client is gone, also while the handler
+        # waits in a write; `finally` covers failures of the handler itself.
+        context.add_done_callback(cancel)
+        self._open.add(mailbox)
+        try:
+            yield mailbox
+        finally:
+            self._open.discard(mailbox)
+            cancel()
+
+    async def _write(self, mailbox: Mailbox, want: pb.Want, context: Context) -> bool:
+        """Write the events that are there; returns whether the last one was among them."""
+        for event in await mailbox.take():
+            if isinstance(event, Admission):
+                message = pb.StreamGenerateResponse(admission=events.admission_to_wire(event))
+            elif isinstance(event, Delta):
+                message = pb.StreamGenerateResponse(delta=events.delta_to_wire(event, want))
+            else:
+                self._check_end(event)
+                output_end = events.output_end_to_wire(event)
+                await context.write(pb.StreamGenerateResponse(output_end=output_end))
+                stream_end = pb.StreamEnd(
+                    usage=events.usage_to_wire(event.usage),
+                    timing=events.timing_to_wire(event.timing),
+                )
+                await context.write(pb.StreamGenerateResponse(stream_end=stream_end))
+                return True
+            await context.write(message)
+        return False
+
+    def _check_end(self, end: End) -> None:
+        """Raise for an end that is a failure of the call."""
+        if end.reason is FinishReason.ERROR:
+            raise EngineFailedError(end.error or "the engine gave no cause")
+        if end.reason is FinishReason.CANCELLED:  # not by this call, or nobody would be here
+            raise DrainingError("the engine stopped before the answer was complete")
+        self._retry.observe(end.timing.total - end.timing.queue)
