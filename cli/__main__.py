@@ -16,6 +16,7 @@ VERBS = {
     "generate": "edgellama.cli.generate",
     "chat": "edgellama.cli.chat",
     "serve": "edgellama.cli.serve",
+    "client": "edgellama.cli.client",
     "bench": "edgellama.cli.bench",
     "doctor": "edgellama.cli.doctor",
 }

@@ -1,88 +1,101 @@
-"""One generation on a local engine, event by event, and the JSON of its outcome."""
+"""An answer on the terminal: streamed as it comes, or one JSON document."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from edgellama.cli.failure import CliError
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, TokenLogprobs
+from edgellama.runtime.request import (
+    Delta,
+    End,
+    Event,
+    FinishReason,
+    Request,
+    TokenLogprobs,
+    Usage,
+)
 
 if TYPE_CHECKING:  # the engine brings numpy and a runtime: not for `--help`
     from edgellama.runtime.engine import Engine
 
 
-def events(engine: Engine, request: Request) -> Iterator[Event]:
-    """Yield the events of a request up to its End; leaving early cancels it."""
+class Completion(Protocol):
+    """A whole answer, of an engine or of a client."""
+
+    @property
+    def token_ids(self) -> Sequence[int]:
+        """All drawn tokens."""
+
+    @property
+    def text(self) -> str:
+        """Their text."""
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts."""
+
+    @property
+    def logprobs(self) -> Sequence[TokenLogprobs]:
+        """One a token, where asked for."""
+
+
+def deltas(engine: Engine, request: Request) -> Iterator[Delta]:
+    """Yield the new output of a request as it comes; leaving early cancels the request.
+
+    Raises what `Engine.submit` does, and CliError when the engine fails on the way.
+    """
     queue: SimpleQueue[Event] = SimpleQueue()
     request_id = engine.submit(request, queue.put)
-    event: Event | None = None
     try:
-        while not isinstance(event, End):
-            event = queue.get()
-            yield event
+        while not isinstance(event := queue.get(), End):
+            if isinstance(event, Delta):
+                yield event
+        if event.reason is FinishReason.ERROR:
+            raise CliError(f"the engine failed: {event.error}")
     finally:
-        if not isinstance(event, End):
-            engine.cancel(request_id)
+        engine.cancel(request_id)
 
 
-def print_stream(stream: Iterator[Event]) -> tuple[str, End]:
-    """Write the text as it comes; return all of it and the end. Raises CliError as `outcome`."""
+def print_stream(stream: Iterable[Delta]) -> str:
+    """Write the text as it comes and return all of it."""
     pieces = []
-    for event in stream:
-        if isinstance(event, Delta):
-            pieces.append(event.text)
-            click.echo(event.text, nl=False)
-        elif isinstance(event, End):
-            click.echo()
-            _refuse_failed(event)
-            return "".join(pieces), event
-    raise AssertionError("the engine gave no End")
+    for delta in stream:
+        pieces.append(delta.text)
+        click.echo(delta.text, nl=False)
+    click.echo()
+    return "".join(pieces)
 
 
-def outcome(stream: Iterator[Event], *, logprobs: bool) -> dict[str, Any]:
-    """Collect a generation: `token_ids`, `text`, `finish_reason`, `usage`; and `logprobs` if asked.
-
-    Raises CliError when the engine failed on the way.
-    """
-    ids: list[int] = []
-    pieces: list[str] = []
-    rows: list[TokenLogprobs] = []
-    for event in stream:
-        if isinstance(event, Delta):
-            ids += event.token_ids
-            pieces.append(event.text)
-            rows += event.logprobs
-        elif isinstance(event, End):
-            _refuse_failed(event)
-            return {
-                "token_ids": ids,
-                "text": "".join(pieces),
-                "finish_reason": event.reason.value,
-                "usage": {
-                    "prompt_tokens": event.usage.prompt_tokens,
-                    "output_tokens": event.usage.output_tokens,
-                    "cached_prompt_tokens": event.usage.cached_prompt_tokens,
-                },
-                **({"logprobs": _plain(ids, rows)} if logprobs else {}),
-            }
-    raise AssertionError("the engine gave no End")
+def as_document(answer: Completion, *, logprobs: bool = False) -> dict[str, Any]:
+    """Return `token_ids`, `text`, `finish_reason`, `usage`; and `logprobs` when asked for."""
+    usage = answer.usage
+    return {
+        "token_ids": list(answer.token_ids),
+        "text": answer.text,
+        "finish_reason": answer.finish_reason.value,
+        "usage": {
+            "prompt_tokens": usage.prompt_tokens,
+            "output_tokens": usage.output_tokens,
+            "cached_prompt_tokens": usage.cached_prompt_tokens,
+        },
+        **({"logprobs": _rows(answer)} if logprobs else {}),
+    }
 
 
-def _refuse_failed(end: End) -> None:
-    if end.reason is FinishReason.ERROR:
-        raise CliError(f"the engine failed: {end.error}")
-
-
-def _plain(ids: Sequence[int], rows: Sequence[TokenLogprobs]) -> list[dict[str, Any]]:
+def _rows(answer: Completion) -> list[dict[str, Any]]:
     return [
         {
             "token_id": token,
             "logprob": row.chosen,
             "top": [{"token_id": other, "logprob": value} for other, value in row.top],
         }
-        for token, row in zip(ids, rows, strict=True)
+        for token, row in zip(answer.token_ids, answer.logprobs, strict=True)
     ]

@@ -55,7 +55,7 @@ def latency(
         return
     click.echo(f"load    {result['load_seconds']:.2f} s, {size(result['rss_bytes'])} resident")
     for row in result["rows"]:
-        click.echo(f"{row['rows']:>4} rows  {_line(row)}")
+        click.echo(f"{row['rows']:>4} rows  {_speed(row)}, {_times(row)}")
     _print_environment(result["environment"])
 
 
@@ -91,17 +91,20 @@ def serve(
     if as_json:
         print_json(result)
         return
-    click.echo(f"{result['requests']} requests, {streams} at once: {_line(result)}")
-    click.echo(f"output  {result['output_tokens_per_second']:.1f} tokens/s over the whole run")
+    rate = result["output_tokens_per_second"]
+    click.echo(f"{requests} requests, {streams} at once: {rate:.1f} tokens/s, {_times(result)}")
     _print_environment(result["environment"])
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _speed(row: Mapping[str, Any]) -> str:
     rate = row["decode_tokens_per_second"]
+    return "no common decode" if rate is None else f"{rate:.1f} tokens/s"
+
+
+def _times(row: Mapping[str, Any]) -> str:
     ttft, itl = row["ttft_ms"], row["itl_ms"]
-    speed = "no common decode" if rate is None else f"{rate:.1f} tokens/s"
     return (
-        f"{speed}, TTFT p50 {ttft['p50']:.1f} p95 {ttft['p95']:.1f} ms, "
+        f"TTFT p50 {ttft['p50']:.1f} p95 {ttft['p95']:.1f} ms, "
         f"ITL p50 {itl['p50']:.2f} p95 {itl['p95']:.2f} ms"
     )
 

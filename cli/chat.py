@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgellama.cli.answer import events, outcome, print_stream
+from edgellama.cli.answer import as_document, deltas, print_stream
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.sampling import sampling_options
 from edgellama.cli.turns import turns
@@ -45,13 +45,13 @@ def command(
         for message in turns(sys.stdin):
             messages.append(ChatMessage("user", message))
             ids = tuple(loaded.codec.encode_chat(messages))
-            stream = events(loaded, Request(prompt_ids=ids, sampling=drawing, stop=stop))
+            request = Request(prompt_ids=ids, sampling=drawing, stop=stop)
             if as_json:
-                answer = outcome(stream, logprobs=False)
-                answers.append(answer)
-                text = str(answer["text"])
+                answer = loaded.generate(request)
+                answers.append(as_document(answer))
+                text = answer.text
             else:
-                text, _ = print_stream(stream)
+                text = print_stream(deltas(loaded, request))
             messages.append(ChatMessage("assistant", text))
     if as_json:
         print_json({"answers": answers})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.answer import events, outcome, print_stream
+from edgellama.cli.answer import as_document, deltas, print_stream
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.prompt import Prompt, prompt_options
 from edgellama.cli.sampling import logprobs_option, sampling_options
@@ -45,11 +45,10 @@ def command(
             stop=stop,
             top_logprobs=logprobs,
         )
-        stream = events(loaded, request)
-        if as_json or logprobs is not None:
-            print_json(outcome(stream, logprobs=logprobs is not None))
+        if as_json or logprobs is not None:  # there is no text form of log-probabilities
+            print_json(as_document(loaded.generate(request), logprobs=logprobs is not None))
         else:
-            print_stream(stream)
+            print_stream(deltas(loaded, request))
 
 
 def prompt_ids(codec: TextCodec, prompt: Prompt) -> tuple[int, ...]:

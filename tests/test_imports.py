@@ -17,13 +17,21 @@ COMPILER = {"onnx", "onnx_ir", "onnxscript", "ml_dtypes", "numpy", "torch", "saf
 MAY_IMPORT = {
     "profiles": set(),
     "runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "tensorrt"},
-    "grpc_service": {"grpc", "google", "grpc_health", "grpc_reflection", "grpc_status", "aiohttp"},
+    "grpc_service": {
+        "grpc",
+        "google",
+        "grpc_health",
+        "grpc_reflection",
+        "grpc_status",
+        "aiohttp",
+        "typing_extensions",  # for the type checker only
+    },
     "benchmark": {"numpy"},
-    "cli": {"click", "rich", "grpc", "onnxruntime"},
+    "cli": {"click", "rich", "google", "onnxruntime"},
     "export": COMPILER | {"transformers", "optimum", "huggingface_hub", "tokenizers"},
     "calibration": COMPILER | {"modelopt", "transformers"},
     "optimize": COMPILER | {"onnxruntime", "tensorrt", "tensorrt_rtx", "triton"},
-    "examples": {"torch", "safetensors", "tokenizers", "transformers", "numpy"},
+    "examples": {"torch", "safetensors", "tokenizers", "transformers", "numpy", "click", "rich"},
 }
 # Folder -> the folders of edgellama it may import besides itself; an arrow of the architecture.
 MAY_USE = {

@@ -1,0 +1,133 @@
+"""`edgellama client`: the verbs that talk to a server."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.answer import as_document, print_stream
+from edgellama.cli.prompt import Prompt, prompt_options
+from edgellama.cli.sampling import logprobs_option, sampling_options
+from edgellama.cli.turns import turns
+from edgellama.cli.verb import Verb, print_json
+from edgellama.runtime.request import Stop
+
+if TYPE_CHECKING:
+    from edgellama.grpc_service.call import GenerateOptions
+
+
+@click.group("client")
+def command() -> None:
+    """Talk to a server."""
+
+
+def server_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add `--target` and `--timeout`."""
+    target = click.option("--target", required=True, help="HOST:PORT of the server.")
+    timeout = click.option(
+        "--timeout", type=float, default=300.0, show_default=True, help="Seconds."
+    )
+    return target(timeout(verb))
+
+
+@command.command("generate", cls=Verb)
+@server_options
+@prompt_options
+@sampling_options
+@logprobs_option
+def generate(
+    target: str,
+    timeout: float,
+    prompt: Prompt,
+    sampling: dict[str, Any],
+    stop: Stop,
+    logprobs: int | None,
+    as_json: bool,
+) -> None:
+    """Generate one answer on a server."""
+    from edgellama.grpc_service.client import Client
+    from edgellama.runtime.chat import ChatMessage
+
+    given: str | tuple[int, ...] | list[ChatMessage]
+    if prompt.ids is not None:
+        given = prompt.ids
+    elif prompt.text is not None:
+        given = prompt.text
+    else:
+        assert prompt.chat is not None
+        given = [ChatMessage("user", prompt.chat)]
+    options = _options(sampling, stop)
+    options["top_logprobs"] = logprobs
+    with Client(target) as client:
+        if as_json or logprobs is not None:
+            answer = client.generate(given, timeout=timeout, **options)
+            print_json(as_document(answer, logprobs=logprobs is not None))
+        else:
+            with client.stream(given, timeout=timeout, **options) as stream:
+                print_stream(stream)
+
+
+@command.command("chat", cls=Verb)
+@server_options
+@click.option("--system", help="Instructions before the first message.")
+@sampling_options
+def chat(
+    target: str,
+    timeout: float,
+    system: str | None,
+    sampling: dict[str, Any],
+    stop: Stop,
+    as_json: bool,
+) -> None:
+    """Talk with a server; each line of standard input is a message, an empty line ends it."""
+    from edgellama.grpc_service.client import Client
+    from edgellama.runtime.chat import ChatMessage
+
+    messages = [] if system is None else [ChatMessage("system", system)]
+    answers = []
+    with Client(target) as client:
+        for message in turns(sys.stdin):
+            messages.append(ChatMessage("user", message))
+            with client.stream(messages, timeout=timeout, **_options(sampling, stop)) as stream:
+                if as_json:
+                    text = "".join(delta.text for delta in stream)
+                    answers.append(as_document(stream.completion()))
+                else:
+                    text = print_stream(stream)
+            messages.append(ChatMessage("assistant", text))
+    if as_json:
+        print_json({"answers": answers})
+
+
+@command.command("info", cls=Verb)
+@server_options
+def info(target: str, timeout: float, as_json: bool) -> None:
+    """Show the model of a server, its defaults and its limits."""
+    from google.protobuf.json_format import MessageToDict
+
+    from edgellama.grpc_service.client import Client
+
+    with Client(target) as client:
+        message = client.model_info(timeout=timeout)
+    document = MessageToDict(message, preserving_proto_field_name=True)
+    if as_json:
+        print_json(document)
+        return
+    for name, value in document.items():
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        click.echo(f"{name:<24} {text}")
+
+
+def _options(sampling: dict[str, Any], stop: Stop) -> GenerateOptions:
+    """Return the client's keyword arguments; only what was given, so the server's defaults hold."""
+    options: GenerateOptions = {**sampling}  # type: ignore[typeddict-item]
+    if stop.max_new_tokens is not None:
+        options["max_new_tokens"] = stop.max_new_tokens
+    options["min_new_tokens"] = stop.min_new_tokens
+    options["stop"] = stop.strings
+    options["stop_token_ids"] = stop.token_ids
+    options["ignore_eos"] = stop.ignore_eos
+    return options
