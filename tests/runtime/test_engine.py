@@ -49,7 +49,7 @@ class HistoryBackend:
         self.gate.set()
         self.steps: list[Step] = []
         self.fault: Exception | None = None
-        self.poisoned: set[int] = set()  # slots whose logits are NaN
+        self.poison: int | None = None  # prompts that begin with it get NaN
         self.closed = 0
         self._cache = [[-1] * CAPACITY for _ in range(slots)]
 
@@ -73,7 +73,7 @@ class HistoryBackend:
         self._cache[slot][start:end] = tokens
         seed = [token + 1 for token in self._cache[slot][:end]]
         logits = np.random.default_rng(seed).standard_normal(VOCAB).astype(np.float32)
-        return logits * np.nan if slot in self.poisoned else logits
+        return logits * np.nan if self._cache[slot][0] == self.poison else logits
 
     def close(self) -> None:
         self.closed += 1
@@ -177,13 +177,6 @@ class Recorder(Collector):
 def request(length: int = 3, new: int | None = 6, **stop: object) -> Request:
     prompt = tuple((7 * i + length) % VOCAB for i in range(length))
     return Request(prompt, GREEDY, Stop(max_new_tokens=new, **stop))  # type: ignore[arg-type]
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    limit = time.monotonic() + WAIT
-    while not true():
-        assert time.monotonic() < limit, "did not happen"
-        time.sleep(0.002)
 
 
 def test_events_of_one_request(make: Callable[..., Engine]) -> None:
@@ -369,8 +362,8 @@ def test_a_full_queue_refuses(make: Callable[..., Engine]) -> None:
         engine.submit(request(), recorder)
     with pytest.raises(QueueFullError, match=r"limits\.max_queue is 3"):
         engine.submit(request(), Recorder())
-    eventually(lambda: engine.stats().running == 2)
-    assert engine.stats().waiting == 3
+    stats = engine.stats()
+    assert stats.running + stats.waiting == 5
     engine._backend.gate.set()
     assert {recorder.end().reason for recorder in recorders} == {FinishReason.MAX_TOKENS}
 
@@ -459,13 +452,12 @@ def test_logits_that_are_no_numbers_end_their_request_only(make: Callable[..., E
     engine, bad, good = make(slots=2), Recorder(), Recorder()
     expected = make().generate(request(5, 20))
     engine._backend.gate.clear()
-    engine._backend.poisoned = {0}
+    engine._backend.poison = request(3).prompt_ids[0]
     engine.submit(request(3, 20), bad)
     engine.submit(request(5, 20), good)
     engine._backend.gate.set()
     assert bad.end().reason is FinishReason.ERROR
     assert good.result().token_ids == expected.token_ids
-    engine._backend.poisoned = set()
     assert engine.generate(request(5, 20)).token_ids == expected.token_ids
 
 
