@@ -91,16 +91,10 @@ def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.Generation
 
 
 def chat_to_wire(messages: Sequence[ChatMessage], add_generation_prompt: bool | None) -> pb.Chat:
-    """Return the message of a conversation; raises InvalidRequest for an unknown role."""
+    """Return the message of a conversation; raises InvalidRequest for text that is not Unicode."""
     chat = pb.Chat()
-    for index, message in enumerate(messages):
-        if message.role not in _ROLES:
-            raise _invalid(
-                f"chat.messages[{index}].role",
-                f"is {message.role!r}; it must be one of {', '.join(_ROLES)}",
-            )
-        entry = chat.messages.add(role=_ROLES[message.role])
-        _set(entry, "content", message.content)
+    for message in messages:
+        _set(chat.messages.add(role=_ROLES[message.role]), "content", message.content)
     if add_generation_prompt is not None:
         chat.add_generation_prompt = add_generation_prompt
     return chat

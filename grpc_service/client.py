@@ -130,7 +130,10 @@ class Client:
     def model_info(self, *, timeout: float = SHORT_TIMEOUT) -> control_pb2.GetModelInfoResponse:
         """Return the model, its defaults and the limits."""
         request = control_pb2.GetModelInfoRequest()
-        return _checked(lambda: self._control.GetModelInfo(request, timeout=timeout))
+        info: control_pb2.GetModelInfoResponse = _checked(
+            lambda: self._control.GetModelInfo(request, timeout=timeout)
+        )
+        return info
 
     def wait_ready(self, timeout: float = SHORT_TIMEOUT) -> None:
         """Return once the server serves; raises Unavailable after `timeout` seconds."""

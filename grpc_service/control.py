@@ -31,7 +31,7 @@ def model_info(engine: Engine) -> pb.GetModelInfoResponse:
             kv=profile.precision.kv,
         ),
         parameters=manifest.model.num_parameters,
-        vocab_size=codec.vocab_size,
+        vocab_size=manifest.model.vocab_size,
         max_position_embeddings=manifest.model.max_position_embeddings,
         bos_id=codec.generation.bos_id,
         stop_ids=codec.generation.stop_ids,

@@ -84,8 +84,14 @@ class Server:
             retry=RetryDelay(self._engine.manifest.profile.limits.slots),
         )
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        add_GenerationServiceServicer_to_server(self._servicer, self._server)
-        add_ControlServiceServicer_to_server(ControlServicer(self._engine), self._server)
+        control = ControlServicer(self._engine)
+        # The generated functions have no types.
+        add_GenerationServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            self._servicer, self._server
+        )
+        add_ControlServiceServicer_to_server(  # type: ignore[no-untyped-call]
+            control, self._server
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (GENERATION, CONTROL, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
@@ -119,7 +125,7 @@ class Server:
         """
         await self._health.enter_graceful_shutdown()
         self._gate.close()
-        waits = [asyncio.ensure_future(self._gate.wait_empty())]
+        waits: list[asyncio.Future[object]] = [asyncio.ensure_future(self._gate.wait_empty())]
         if now is not None:
             waits.append(asyncio.ensure_future(now.wait()))
         await asyncio.wait(waits, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)

@@ -100,22 +100,25 @@ class GenerationServicer(GenerationServiceServicer):
         response = pb.TokenizeResponse(capacity=self._engine.capacity)
         async with failures_reported(context, mint_request_id(), self._retry):
             with self._gate:
-                job = partial(prompt_ids, request, self._engine.codec)
-                response.ids.extend(await self._texts.run(job))
+                try:
+                    job = partial(prompt_ids, request, self._engine.codec)
+                    response.ids.extend(await self._texts.run(job))
+                except InvalidRequestError as error:
+                    raise on_the_wire(error, request) from error
         return response
 
     async def Detokenize(
         self, request: pb.DetokenizeRequest, context: Context
     ) -> pb.DetokenizeResponse:
         """Return the text of ids."""
-        codec = self._engine.codec
+        codec, vocab_size = self._engine.codec, self._engine.manifest.model.vocab_size
         response = pb.DetokenizeResponse()
         async with failures_reported(context, mint_request_id(), self._retry):
             with self._gate:
                 ids = tuple(request.ids)
-                if ids and max(ids) >= codec.vocab_size:
+                if ids and max(ids) >= vocab_size:
                     raise InvalidRequestError(
-                        "ids", f"has {max(ids)}; ids must be in [0, {codec.vocab_size})"
+                        "ids", f"has {max(ids)}; ids must be in [0, {vocab_size})"
                     )
                 skip = not request.special_tokens
                 job = partial(codec.decode, ids, skip_special_tokens=skip)
@@ -130,8 +133,8 @@ class GenerationServicer(GenerationServiceServicer):
     async def _request(self, spec: pb.GenerationSpec, request_id: str) -> Request:
         check_request_id(request_id)
         codec = self._engine.codec
-        ids = await self._texts.run(partial(prompt_ids, spec, codec))
         try:
+            ids = await self._texts.run(partial(prompt_ids, spec, codec))
             return request_from_wire(spec, ids, request_id, codec.generation.default_sampling)
         except InvalidRequestError as error:
             raise on_the_wire(error, spec) from error
@@ -157,7 +160,7 @@ class GenerationServicer(GenerationServiceServicer):
 
         # Both ways out: the callback fires as soon as the client is gone, also while the handler
         # waits in a write; `finally` covers failures of the handler itself.
-        context.add_done_callback(cancel)
+        context.add_done_callback(cancel)  # type: ignore[arg-type]  # the stub asks for a class
         self._open.add(mailbox)
         try:
             yield mailbox

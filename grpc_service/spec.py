@@ -100,7 +100,10 @@ def chat_from_wire(chat: pb.Chat) -> tuple[ChatMessage, ...]:
 def prompt_ids(
     message: pb.GenerationSpec | pb.TokenizeRequest, codec: TextCodec
 ) -> tuple[int, ...]:
-    """Return the token ids of the prompt; slow for long texts. Raises InvalidRequestError."""
+    """Return the token ids of the prompt; slow for long texts.
+
+    Raises InvalidRequestError, see `on_the_wire`.
+    """
     kind = message.WhichOneof("input")
     if kind is None:
         names = ", ".join(field.name for field in message.DESCRIPTOR.oneofs_by_name["input"].fields)
@@ -138,10 +141,12 @@ def request_from_wire(
     )
 
 
-def on_the_wire(error: InvalidRequestError, spec: pb.GenerationSpec) -> InvalidRequestError:
+def on_the_wire(
+    error: InvalidRequestError, message: pb.GenerationSpec | pb.TokenizeRequest
+) -> InvalidRequestError:
     """Return the error with the field as a client of this service knows it."""
     field = _WIRE_FIELDS.get(error.field, error.field)
     if field == "prompt":
-        kind = spec.WhichOneof("input") or "input"
+        kind = message.WhichOneof("input") or "input"
         field = "tokens.ids" if kind == "tokens" else kind
     return InvalidRequestError(field, error.message)

@@ -30,7 +30,6 @@ VOCAB = 258
 CAPACITY = 512
 
 
-@dataclass(frozen=True)
 class Defaults:
     stop_ids: tuple[int, ...] = (EOS,)
     bos_id: int | None = BOS
