@@ -1,0 +1,133 @@
+"""Fuse rotary embedding, cache append and attention into ONNX Runtime's `GroupQueryAttention`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgellama.optimize.passes.edit import clear_unused, insert_before, replace
+from edgellama.optimize.passes.match import MICROSOFT, operand, producer, single_user
+
+SEQLENS_K = "seqlens_k"
+TOTAL_LENGTH = "total_sequence_length"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One attention: its packed projection, its rotary tables, and the reshaped output."""
+
+    attention: ir.Node
+    qkv: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+    output: ir.Value
+    num_heads: int
+    kv_heads: int
+    head_dim: int
+
+
+def _projection(value: ir.Value) -> ir.Value | None:
+    """Return the [B, S, heads * D] value behind `Transpose(Reshape(value))`."""
+    transposed = producer(value, "Transpose")
+    reshaped = producer(operand(transposed, 0), "Reshape") if transposed is not None else None
+    return operand(reshaped, 0) if reshaped is not None else None
+
+
+def _match(attention: ir.Node) -> _Found | None:
+    rotary_q = producer(operand(attention, 0), "RotaryEmbedding")
+    rotary_k = producer(operand(attention, 1), "RotaryEmbedding")
+    if rotary_q is None or rotary_k is None:
+        return None
+    parts = [
+        _projection(operand(rotary_q, 0)),
+        _projection(operand(rotary_k, 0)),
+        _projection(operand(attention, 2)),
+    ]
+    split = producer(parts[0], "Split")
+    if split is None or any(part is not made for part, made in zip(parts, split.outputs)):  # noqa: B905
+        return None
+    transposed = single_user(attention.outputs[0])
+    if transposed is None or transposed.op_type != "Transpose":
+        return None
+    reshaped = single_user(transposed.outputs[0])
+    if reshaped is None or reshaped.op_type != "Reshape":
+        return None
+    query, key = operand(rotary_q, 0).shape, operand(rotary_k, 0).shape
+    if query is None or key is None:
+        return None
+    return _Found(
+        attention=attention,
+        qkv=operand(split, 0),
+        cos=operand(rotary_q, 1),
+        sin=operand(rotary_q, 2),
+        output=reshaped.outputs[0],
+        num_heads=int(query[1]),
+        kv_heads=int(key[1]),
+        head_dim=int(query[3]),
+    )
+
+
+def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
+    """Return the two length inputs, adding them to the graph at their first use."""
+    present = {value.name: value for value in graph.inputs}
+    if SEQLENS_K not in present:
+        lengths = ir.Input(SEQLENS_K, ir.Shape(["batch"]), ir.TensorType(ir.DataType.INT32))
+        total = ir.Input(TOTAL_LENGTH, ir.Shape([]), ir.TensorType(ir.DataType.INT32))
+        graph.inputs.extend([lengths, total])
+        return lengths, total
+    return present[SEQLENS_K], present[TOTAL_LENGTH]
+
+
+def fuse_gqa(model: ir.Model) -> int:
+    """Fuse attentions; returns how many. Needs `fuse_rotary` and `pack_qkv` before.
+
+    1. `Reshape(Transpose(Attention(rotary(q), rotary(k), v, mask, past...)))` with q, k, v split
+       from one packed projection -> `GroupQueryAttention(qkv, past, lengths, tables)`, which
+       rotates, appends to the cache in place and attends. The mask goes: position = index.
+    2. Anything else between projection and attention: declined.
+
+    The graph gains the inputs `seqlens_k` int32 [batch] (tokens in the cache after this step,
+    minus one) and `total_sequence_length` int32 [] (their maximum plus one); `position_ids` goes.
+    """
+    graph = model.graph
+    count = 0
+    for node in list(graph):
+        if node.op_type != "Attention" or (found := _match(node)) is None:
+            continue
+        lengths, total = _lengths(graph)
+        names = [value.name or "" for value in node.outputs[1:3]]
+        output, key, value = insert_before(
+            node,
+            "GroupQueryAttention",
+            [
+                found.qkv,
+                None,
+                None,
+                operand(node, 4),
+                operand(node, 5),
+                lengths,
+                total,
+                found.cos,
+                found.sin,
+            ],
+            [f"{names[0]}/attention", f"{names[0]}/new", f"{names[1]}/new"],
+            domain=MICROSOFT,
+            attributes={
+                "num_heads": found.num_heads,
+                "kv_num_heads": found.kv_heads,
+                "do_rotary": 1,
+                "scale": node.attributes["scale"].as_float(),
+            },
+        )
+        replace(found.output, output)
+        replace(node.outputs[1], key)
+        replace(node.outputs[2], value)
+        count += 1
+    clear_unused(model)
+    for value in list(graph.inputs):
+        if value.name == "position_ids" and not value.uses():
+            graph.inputs.remove(value)
+    if count:
+        model.opset_imports.setdefault(MICROSOFT, 1)
+    return count

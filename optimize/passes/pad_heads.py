@@ -1,0 +1,118 @@
+"""Widen attention heads to the size that `GroupQueryAttention` can rotate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from edgellama.optimize.passes.edit import add_initializer, clear_unused
+from edgellama.optimize.passes.match import operand, producer, single_user
+from edgellama.optimize.passes.rotary import COS_TABLE, SIN_TABLE
+
+# onnxruntime: "head_size shall be a multiple of 16" where the operator rotates.
+MULTIPLE = 16
+
+
+def padded_head_dim(head_dim: int) -> int:
+    """Return the head size that the operator gets."""
+    return -(-head_dim // MULTIPLE) * MULTIPLE
+
+
+def _places(heads: int, head_dim: int) -> np.ndarray:
+    """Return where each of `heads * head_dim` features goes among the widened heads.
+
+    Rotation pairs feature i with i + half, so each half is padded at its own end.
+    """
+    wide, half = padded_head_dim(head_dim), head_dim // 2
+    within = np.arange(head_dim)
+    within = np.where(within < half, within, within - half + wide // 2)
+    return (np.arange(heads)[:, None] * wide + within[None, :]).reshape(-1)
+
+
+def _spread(
+    tensor: ir.TensorProtocol, places: np.ndarray, size: int, axis: int, name: str
+) -> ir.LazyTensor:
+    shape = [int(length) for length in tensor.shape]
+    shape[axis] = size
+
+    def read() -> ir.TensorProtocol:
+        source = tensor.numpy()
+        wide = np.zeros(shape, source.dtype)
+        wide[(slice(None), places) if axis == 1 else (places,)] = source
+        return ir.Tensor(wide, name=name)
+
+    return ir.LazyTensor(read, dtype=tensor.dtype, shape=ir.Shape(shape), name=name)
+
+
+def _swap_weight(
+    node: ir.Node, index: int, make: Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
+) -> None:
+    """Replace a weight operand by what `make(tensor, new name)` returns."""
+    graph, old = node.graph, operand(node, index)
+    if not isinstance(graph, ir.Graph) or old.const_value is None:
+        raise ValueError(f"input {index} of {node.name} is not a weight")
+    name = f"{old.name}.wide_heads"
+    node.replace_input_with(
+        index,
+        graph.initializers.get(name) or add_initializer(graph, name, make(old.const_value, name)),
+    )
+
+
+def _widen_table(fill: float, columns: int) -> Callable[[ir.TensorProtocol, str], ir.Tensor]:
+    def make(tensor: ir.TensorProtocol, name: str) -> ir.Tensor:
+        table = tensor.numpy()
+        extra = np.full((len(table), columns - table.shape[1]), fill, table.dtype)
+        return ir.Tensor(np.concatenate([table, extra], axis=1), name=name)
+
+    return make
+
+
+def pad_heads(model: ir.Model) -> int:
+    """Pad each head with zero features up to a multiple of 16; returns how many attentions.
+
+    1. `GroupQueryAttention` whose head size is no multiple of 16, between two plain `MatMul`:
+       zero columns in the packed projection, zero rows in the output projection, angles of 0 for
+       the new features, a wider cache. Exact: the new features are 0 in queries, keys and values.
+    2. A multiple of 16, as in every Llama 3: nothing to do.
+    """
+    count = 0
+    for node in list(model.graph):
+        if node.op_type != "GroupQueryAttention":
+            continue
+        heads, kv = (node.attributes[n].as_int() for n in ("num_heads", "kv_num_heads"))
+        project = producer(operand(node, 0), "MatMul")
+        output = single_user(node.outputs[0])
+        if project is None or output is None or output.op_type != "MatMul":
+            continue
+        packed, past = operand(project, 1), operand(node, 3)
+        if packed.shape is None or past.shape is None:
+            continue
+        head_dim = int(past.shape[3])
+        wide = padded_head_dim(head_dim)
+        if wide == head_dim:
+            continue
+        total = heads + 2 * kv
+        columns, rows = _places(total, head_dim), _places(heads, head_dim)
+        _swap_weight(
+            project,
+            1,
+            lambda t, n, c=columns, s=total * wide: _spread(t, c, s, 1, n),  # type: ignore[misc]
+        )
+        _swap_weight(
+            output,
+            1,
+            lambda t, n, r=rows, s=heads * wide: _spread(t, r, s, 0, n),  # type: ignore[misc]
+        )
+        for index, fill in ((7, 1.0), (8, 0.0)):
+            if operand(node, index).name in (COS_TABLE, SIN_TABLE):
+                _swap_weight(node, index, _widen_table(fill, wide // 2))
+        for value in (operand(node, 3), operand(node, 4), node.outputs[1], node.outputs[2]):
+            assert value.shape is not None
+            value.shape = ir.Shape([*value.shape[:3], wide])
+        for value in (project.outputs[0], node.outputs[0]):
+            value.shape = None
+        count += 1
+    clear_unused(model)
+    return count
