@@ -50,6 +50,11 @@ class Collector:
             self._end = event
             self._ended.set()
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the End has come, so that `result` does not wait."""
+        return self._ended.is_set()
+
     def result(self) -> Completion:
         """Wait for the End; raises EngineFailedError when it tells of an error."""
         self._ended.wait()

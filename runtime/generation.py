@@ -99,6 +99,8 @@ class Generation:
                 )
         if self.reason is not None and self.reason is not FinishReason.STOP_STRING:
             text += self._decoder.finish()
+            if self._decoder.matched is not None:  # what was held back completed a stop string
+                self.reason, self.match = FinishReason.STOP_STRING, self._decoder.matched
         logprobs = () if draw.logprobs is None else (draw.logprobs,)
         return Delta(offset, (token,), text, logprobs)
 

@@ -24,10 +24,12 @@ _DTYPES = {
     "tensor(int32)": "int32",
     "tensor(int64)": "int64",
 }
-# Spinning inside a run hides the wake-up between two operators; stopping it at the end of the run
-# keeps an idle server off the cores. Both keys exist since onnxruntime 1.12.
+# Workers spin inside a run only, so an idle server burns nothing, and briefly: long enough for the
+# gap between two operators, short enough to leave the cores to the other threads of the process.
+# (onnxruntime 1.23 has no spin_duration_us and ignores it.)
 _SESSION_KEYS = {
     "session.intra_op.allow_spinning": "1",
+    "session.intra_op.spin_duration_us": "50",
     "session.force_spinning_stop": "1",
 }
 _LOG_ERRORS = 3

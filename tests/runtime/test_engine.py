@@ -308,6 +308,18 @@ def test_held_text_is_flushed_at_the_end(make: Callable[..., Engine]) -> None:
     assert len(recorder.events) == 1 + 8 + 1
 
 
+def test_a_stop_string_completed_by_the_flush_counts(make: Callable[..., Engine]) -> None:
+    class Late(LetterDecoder):
+        def finish(self) -> str:
+            self.matched = "!"
+            return super().finish()
+
+    codec = LetterCodec()
+    codec.stream = lambda *_, **__: Late(Stop(), None)  # type: ignore[method-assign]
+    result = make(codec=codec).generate(request(3, 4))
+    assert (result.finish_reason, result.match) == (FinishReason.STOP_STRING, "!")
+
+
 def test_a_slot_that_is_full_ends_the_answer(make: Callable[..., Engine]) -> None:
     result = make().generate(request(30, None))
     assert result.finish_reason is FinishReason.CONTEXT_FULL

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +14,17 @@ import pytest
 
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
+from edgellama.runtime.completion import Collector
 from edgellama.runtime.contract import graph_inputs, graph_outputs
-from edgellama.runtime.manifest import EngineError, KvLayout, Manifest
+from edgellama.runtime.engine import Engine
+from edgellama.runtime.manifest import (
+    EngineError,
+    KvLayout,
+    Manifest,
+    record_files,
+    write_manifest,
+)
+from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
 from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 
 onnx = pytest.importorskip("onnx")
@@ -358,3 +369,87 @@ def test_another_graph_is_refused(
 def test_zero_threads_are_refused(engine_dir: Path) -> None:
     with pytest.raises(EngineError, match="threads is 0"):
         OrtBackend.load(engine_dir, MANIFEST, threads=0)
+
+
+def letter(token: int) -> str:
+    return chr(ord("!") + token)
+
+
+@pytest.fixture(scope="module")
+def whole_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with all files: graph, a tokenizer of one letter a token, manifest."""
+    tokenizers = pytest.importorskip("tokenizers")
+    folder: Path = tmp_path_factory.mktemp("whole")
+    make_graph(folder / "model.onnx")
+    vocabulary = {letter(token): token for token in range(VOCAB)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    generation = {
+        "bos_token_id": None,
+        "stop_token_ids": [],
+        "sampling": {"temperature": 0.0},
+        "special_tokens": {},
+    }
+    (folder / "generation.json").write_text(json.dumps(generation), encoding="utf-8")
+    write_manifest(folder, replace(MANIFEST, files=record_files(folder)))
+    return folder
+
+
+def greedy(prompt: list[int], new: int) -> list[int]:
+    """Continue a prompt by the sums in numpy, all of it computed anew for each token."""
+    text = list(prompt)
+    for _ in range(new):
+        text.append(int(expected_logits(text)[-1].argmax()))
+    return text[len(prompt) :]
+
+
+def test_a_loaded_engine_continues_many_prompts_at_once(whole_engine: Path) -> None:
+    prompts = [tokens(1 + 3 * i % 17, i) for i in range(18)]
+    expected = [greedy(prompt, CAPACITY - len(prompt)) for prompt in prompts]
+    with Engine.load(whole_engine, threads=1) as engine:
+        collectors = [Collector() for _ in prompts]
+        requests = [
+            Request(tuple(prompt), engine.codec.generation.default_sampling) for prompt in prompts
+        ]
+        # At most slots + queue at once; the others follow as these end.
+        gate = threading.Semaphore(SLOTS + PROFILE.limits.max_queue)
+        for request, collector in zip(requests, collectors, strict=True):
+            gate.acquire()
+
+            def listen(event: object, collector: Collector = collector) -> None:
+                collector(event)  # type: ignore[arg-type]
+                if collector.is_ended:
+                    gate.release()
+
+            engine.submit(request, listen)
+        results = [collector.result() for collector in collectors]
+        assert [list(result.token_ids) for result in results] == expected
+        assert [result.text for result in results] == ["".join(map(letter, e)) for e in expected]
+        assert {result.finish_reason for result in results} == {FinishReason.CONTEXT_FULL}
+        # Half as many steps as tokens at most: the requests did share them.
+        assert engine.stats().steps < sum(map(len, expected)) / 2
+        assert engine.manifest.kv == KV
+
+
+def test_a_loaded_engine_stops_at_a_string(whole_engine: Path) -> None:
+    prompt = tokens(6, 1)
+    expected = greedy(prompt, 10)
+    string = letter(expected[4]) + letter(expected[5])
+    with Engine.load(whole_engine) as engine:
+        stop = Stop(max_new_tokens=10, strings=(string,))
+        result = engine.generate(Request(tuple(prompt), Sampling(temperature=0.0), stop))
+    text = "".join(map(letter, expected))
+    assert result.text == text[: text.index(string)]
+    assert (result.finish_reason, result.match) == (FinishReason.STOP_STRING, string)
+
+
+def test_an_altered_engine_is_refused_unless_unchecked(whole_engine: Path, tmp_path: Path) -> None:
+    for path in whole_engine.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with (tmp_path / "generation.json").open("a", encoding="utf-8") as stream:
+        stream.write("\n")
+    with pytest.raises(EngineError, match=r"generation\.json has .* bytes"):
+        Engine.load(tmp_path)
+    Engine.load(tmp_path, check_files=False).close()
