@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edgellama.profiles.model import ModelConfig
@@ -24,6 +26,15 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Return once `condition` holds; fails the test after `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.002)
+
 
 BOS, EOS = 256, 257
 VOCAB = 258

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from serving_engine import until
 
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.client_errors import (
@@ -30,12 +31,6 @@ from edgellama.runtime.request import (
     InvalidRequestError,
     QueueFullError,
 )
-
-
-async def until(condition, seconds: float = 2.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from serving_engine import until
 
 from edgellama.grpc_service.client import Client
 from edgellama.grpc_service.client_errors import Cancelled
@@ -151,9 +152,7 @@ async def test_synchronous_client(server, engine):
                 break
 
     await asyncio.to_thread(use)
-    async with asyncio.timeout(2):
-        while engine.active:
-            await asyncio.sleep(0.005)
+    await until(lambda: not engine.active)
     assert len(engine.cancelled) == 1
 
 

@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from serving_engine import until
 
 from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.grpc_service.client_errors import Draining, ServerError, Unavailable
@@ -42,8 +43,7 @@ async def test_health_check_and_watch_follow_the_drain(engine, server, client):
         assert (await watch.read()).status == SERVING
 
         running = asyncio.ensure_future(read(client.stream("ab", max_new_tokens=200)))
-        while not engine.active:
-            await asyncio.sleep(0.002)
+        await until(lambda: engine.active)
         draining = asyncio.ensure_future(server.drain(10))
         assert (await watch.read()).status == NOT_SERVING
         assert await check(stub, "") == NOT_SERVING
@@ -60,8 +60,7 @@ async def test_what_outlives_the_grace_is_told(engine, server, client):
     stream = client.stream("ab", max_new_tokens=500)
     whole = asyncio.ensure_future(client.generate("ab", max_new_tokens=500))
     reading = asyncio.ensure_future(read(stream))
-    while engine.active < 2:
-        await asyncio.sleep(0.002)
+    await until(lambda: engine.active == 2)
     engine.step_seconds = 0.1
     assert await server.drain(0.1) is False
     for call in (reading, whole):
@@ -77,9 +76,9 @@ async def test_failed_engine_turns_health(engine, server, client):
         await client.generate("a")
     async with grpc.aio.insecure_channel(server.address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
-        async with asyncio.timeout(2):
-            while await check(stub, "") != NOT_SERVING:
-                await asyncio.sleep(0.005)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        while (await asyncio.wait_for(watch.read(), 2)).status != NOT_SERVING:
+            pass
         assert await check(stub, GENERATION) == NOT_SERVING
     with pytest.raises(Unavailable, match="NOT_SERVING"):
         await client.wait_ready(0.2)

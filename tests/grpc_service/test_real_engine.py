@@ -1,0 +1,258 @@
+"""The service over the real engine, scheduler, sampler and tokenizer; only the model is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from serving_engine import MANIFEST, until
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+from edgellama.grpc_service.aio_client import AsyncClient
+from edgellama.grpc_service.client_errors import InvalidRequest, Overloaded, ServerError
+from edgellama.grpc_service.server import Server
+from edgellama.profiles.profile import Limits
+from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.completion import Collector
+from edgellama.runtime.engine import Engine
+from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
+from edgellama.runtime.step import Step
+from edgellama.runtime.text import TextCodec
+
+SLOTS, CAPACITY = 4, 96
+BEGIN, END = 256, 257
+VOCAB = 258
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+
+
+class HashBackend:
+    """The next token depends on all tokens of the slot, so a mixed-up slot changes the text."""
+
+    slots, capacity, vocab_size = SLOTS, CAPACITY, VOCAB
+
+    def __init__(self) -> None:
+        self.fault: Exception | None = None
+        self.step_seconds = 0.0
+        self._cache = np.zeros((SLOTS, CAPACITY), np.int64)
+
+    def run(self, step: Step) -> npt.NDArray[np.float32]:
+        if self.fault is not None:
+            raise self.fault
+        time.sleep(self.step_seconds)
+        rows = [self._feed(row.slot, (row.token,), row.position) for row in step.decode]
+        if step.prefill is not None:
+            logits = self._feed(step.prefill.slot, step.prefill.tokens, step.prefill.start)
+            rows += [logits] * step.prefill.is_last
+        return np.array(rows, np.float32).reshape(-1, VOCAB)
+
+    def _feed(self, slot: int, tokens: tuple[int, ...], start: int) -> npt.NDArray[np.float32]:
+        end = start + len(tokens)
+        self._cache[slot, start:end] = tokens
+        logits = np.random.default_rng(self._cache[slot, :end]).standard_normal(VOCAB)
+        logits[END] = -50.0  # answers end by their limits
+        return logits.astype(np.float32)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory: pytest.TempPathFactory) -> TextCodec:
+    folder: Path = tmp_path_factory.mktemp("codec")
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|begin|>", "<|end|>"])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", BEGIN)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    generation = {
+        "bos_token_id": BEGIN,
+        "stop_token_ids": [END],
+        "sampling": {"temperature": 0.0},
+        "special_tokens": {"bos_token": "<|begin|>"},
+    }
+    (folder / "generation.json").write_text(json.dumps(generation))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return TextCodec.load(folder)
+
+
+@pytest.fixture
+def backend() -> HashBackend:
+    return HashBackend()
+
+
+@pytest.fixture
+def engine(backend: HashBackend, codec: TextCodec) -> Iterator[Engine]:
+    limits = Limits(slots=SLOTS, capacity=CAPACITY, prefill_chunk=8, max_queue=16)
+    with Engine(backend, codec, limits, MANIFEST) as engine:
+        yield engine
+
+
+def alone(engine: Engine, prompt: str, max_new_tokens: int) -> tuple[str, tuple[int, ...]]:
+    """Return the answer without any service in between."""
+    collector = Collector()
+    ids = tuple(engine.codec.encode(prompt))
+    engine.submit(
+        Request(ids, Sampling(temperature=0.0), Stop(max_new_tokens=max_new_tokens)), collector
+    )
+    done = collector.result()
+    return done.text, done.token_ids
+
+
+async def test_same_answer_as_the_engine_alone_and_in_a_full_batch(engine, client):
+    prompts = [f"prompt number {i:02} " + "é" * i for i in range(16)]
+    expected = [await asyncio.to_thread(alone, engine, p, 8 + i) for i, p in enumerate(prompts)]
+
+    async def streamed(index: int) -> None:
+        stream = client.stream(prompts[index], max_new_tokens=8 + index)
+        offset = 0
+        async for delta in stream:
+            assert delta.token_offset == offset
+            offset += len(delta.token_ids)
+        assert (stream.text, stream.token_ids) == expected[index]
+        assert stream.usage.output_tokens == len(stream.token_ids)
+
+    async def whole(index: int) -> None:
+        done = await client.generate(prompts[index], max_new_tokens=8 + index)
+        assert (done.text, done.token_ids) == expected[index]
+
+    await asyncio.gather(*(streamed(i) for i in range(16)))
+    await asyncio.gather(*(whole(i) for i in range(16)))
+
+
+async def test_seeded_draws_repeat_and_the_minted_seed_is_reported(client):
+    first = await client.generate("a", max_new_tokens=12, temperature=1.0)
+    again = await client.generate("a", max_new_tokens=12, temperature=1.0, seed=first.seed)
+    assert again.token_ids == first.token_ids
+    other = await client.generate("a", max_new_tokens=12, temperature=1.0, seed=first.seed ^ 1)
+    assert other.token_ids != first.token_ids
+
+
+async def test_chat_tokenize_and_generate_agree(client):
+    chat = [ChatMessage("user", "hi")]
+    ids = await client.tokenize(chat)
+    assert ids[0] == BEGIN
+    assert await client.detokenize(ids) == "[user]hi[assistant]"
+    by_chat = await client.generate(chat, max_new_tokens=6)
+    by_ids = await client.generate(ids, max_new_tokens=6)
+    assert by_chat.token_ids == by_ids.token_ids
+
+
+async def test_logprobs_of_every_token(client):
+    done = await client.generate("a", max_new_tokens=5, top_logprobs=3)
+    assert len(done.logprobs) == 5
+    for token, entry in zip(done.token_ids, done.logprobs, strict=True):
+        assert len(entry.top) == 3
+        assert entry.top[0] == (token, entry.chosen)  # greedy
+
+
+async def test_stop_token_and_context_full(client):
+    plain = await client.generate("a", max_new_tokens=5)
+    done = await client.generate("a", stop_token_ids=[plain.token_ids[2]])
+    assert (done.finish_reason, done.match) == (FinishReason.STOP_TOKEN, plain.token_ids[2])
+    full = await client.generate("a")
+    assert full.finish_reason is FinishReason.CONTEXT_FULL
+    assert full.usage.prompt_tokens + full.usage.output_tokens == CAPACITY
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "field"),
+    [
+        ("x" * CAPACITY, {}, "text"),
+        ([VOCAB], {}, "tokens.ids"),
+        ("a", {"max_new_tokens": CAPACITY}, "stop.max_new_tokens"),
+        ("a", {"logit_bias": {VOCAB: 1.0}}, f"sampling.logit_bias[{VOCAB}]"),
+        ("a", {"stop_token_ids": [VOCAB]}, "stop.token_ids"),
+    ],
+)
+async def test_refusals_of_the_engine_name_the_field_on_the_wire(client, prompt, options, field):
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate(prompt, **options)
+    assert caught.value.field == field
+
+
+async def test_duplicate_id_is_refused_and_the_first_goes_on(client):
+    stream = client.stream("a", max_new_tokens=60, request_id="twice")
+    iterator = aiter(stream)
+    await anext(iterator)
+    with pytest.raises(InvalidRequest) as caught:
+        await client.generate("b", request_id="twice")
+    assert caught.value.field == "request_id"
+    async for _ in iterator:
+        pass
+    assert len(stream.token_ids) == 60
+
+
+async def test_flood_is_bounded_and_every_call_gets_an_answer(engine, client):
+    async def call(index: int) -> str:
+        try:
+            await client.generate(f"{index}", max_new_tokens=30)
+        except Overloaded as error:
+            assert 0.1 <= error.retry_after <= 60
+            return "refused"
+        return "served"
+
+    outcomes = await asyncio.gather(*(call(i) for i in range(80)))
+    assert outcomes.count("served") >= 16
+    assert outcomes.count("refused") > 0
+    assert engine.stats().free_slots == SLOTS
+
+
+async def test_random_cancels_free_every_slot(engine, server, client):
+    rng = np.random.default_rng(0)
+
+    async def call(index: int) -> None:
+        await asyncio.sleep(float(rng.uniform(0, 0.3)))
+        stream = client.stream(f"{index}", max_new_tokens=80)
+        left = int(rng.integers(0, 20))
+        try:
+            async for _ in stream:
+                left -= 1
+                if left < 0:
+                    break
+        except Overloaded:
+            pass
+        stream.close()
+
+    await asyncio.gather(*(call(i) for i in range(60)))
+    await until(lambda: not server.in_flight and engine.stats().free_slots == SLOTS)
+    assert engine.stats().waiting == 0
+
+
+async def test_engine_failure_ends_every_stream_and_turns_health(engine, backend, server, client):
+    streams = [client.stream("a", max_new_tokens=80) for _ in range(3)]
+    iterators = [aiter(stream) for stream in streams]
+    for iterator in iterators:
+        await anext(iterator)
+    backend.fault = RuntimeError("device lost: secret")
+    for iterator in iterators:
+        with pytest.raises(ServerError) as caught:
+            async for _ in iterator:
+                pass
+        assert caught.value.reason == "ENGINE_FAILED"
+        assert "secret" not in str(caught.value)
+    with pytest.raises(ServerError):
+        await client.generate("a")
+
+
+async def test_drain_finishes_what_waits_for_a_slot_too(engine, backend, server: Server):
+    backend.step_seconds = 0.01
+    async with AsyncClient(server.address) as client:
+        calls = [
+            asyncio.ensure_future(client.generate(f"{i}", max_new_tokens=20)) for i in range(10)
+        ]
+        await until(lambda: engine.stats().running + engine.stats().waiting == 10)
+        assert await server.drain(10) is True
+        assert [len((await call).token_ids) for call in calls] == [20] * 10
