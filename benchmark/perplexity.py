@@ -75,17 +75,28 @@ class Perplexity:
 
 
 def documents(path: Path, split: str | None) -> Iterator[tuple[str, int]]:
-    """Yield (stripped document, bytes of the file read so far), holding one document at a time."""
+    """Yield (stripped document, bytes of the file read so far), holding one document at a time.
+
+    Raises EvaluationError for a text that is not UTF-8.
+    """
     done, rest = 0, ""
-    with path.open(encoding="utf-8") as stream:
-        while piece := stream.read(_READ):
-            done += len(piece.encode())
-            rest += piece
-            if split:
-                *whole, rest = rest.split(split)
-                yield from ((text.strip(), done) for text in whole if text.strip())
+    for piece in _pieces(path):
+        done += len(piece.encode())
+        rest += piece
+        if split:
+            *whole, rest = rest.split(split)
+            yield from ((text.strip(), done) for text in whole if text.strip())
     if rest.strip():
         yield rest.strip(), done
+
+
+def _pieces(path: Path) -> Iterator[str]:
+    with path.open(encoding="utf-8") as stream:
+        try:
+            while piece := stream.read(_READ):
+                yield piece
+        except UnicodeDecodeError as error:
+            raise EvaluationError(f"{path} is not UTF-8: {error}") from error
 
 
 def document_nll(scorer: Scorer, ids: Sequence[int], chunk: int) -> float:

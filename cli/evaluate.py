@@ -15,12 +15,7 @@ from edgellama.cli.verb import Verb, print_json
 
 @click.command("evaluate", cls=Verb)
 @click.argument("engine")
-@click.option(
-    "--text",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    required=True,
-    help="UTF-8 text.",
-)
+@click.option("--text", type=click.Path(path_type=Path), required=True, help="UTF-8 text.")
 @click.option("--split", help="What separates documents; without it the text is one document.")
 @click.option("--limit-documents", type=click.IntRange(min=1), help="Only the first N documents.")
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
@@ -37,6 +32,7 @@ def command(
     Each document is stripped, starts with BOS and is cut at the capacity of a slot.
     """
     directory = engine_directory(engine)
+    size = text.stat().st_size  # fails here when there is no such file
 
     from edgellama.benchmark.perplexity import documents, evaluate
     from edgellama.runtime.manifest import check_files, read_manifest
@@ -47,7 +43,6 @@ def command(
     check_files(directory, manifest)
     codec = TextCodec.load(directory)
     backend = OrtBackend.load(directory, manifest, threads=threads)
-    size = text.stat().st_size
     result = None
     with progress() as report:
 

@@ -7,6 +7,8 @@ import click
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
+from edgellama.profiles.model import read_model_config
+from edgellama.profiles.plan import make_plan, require_fit
 from edgellama.profiles.profile import load_profile
 
 
@@ -16,11 +18,10 @@ from edgellama.profiles.profile import load_profile
 @override_options
 def command(profile: str, model: str | None, override: Override, as_json: bool) -> None:
     """Say what an engine for PROFILE will take, and fail when it does not fit."""
-    from edgellama.export.resolve import resolve_model
-    from edgellama.profiles.model import read_model_config
-    from edgellama.profiles.plan import make_plan, require_fit
+    wanted = override.apply(load_profile(profile))  # before the slow import: fails at once
 
-    wanted = override.apply(load_profile(profile))
+    from edgellama.export.resolve import resolve_model
+
     source = model or wanted.model
     config = read_model_config(resolve_model(source))
     plan = make_plan(config, wanted)
