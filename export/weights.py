@@ -32,7 +32,7 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
     if dtype == torch.float16 and not bool(torch.isfinite(out).all()):
         raise ExportError(
             f"tensor {name} exceeds the float16 range (largest |value| "
-            f"{float(tensor.abs().max()):.4g}, limit 65504); export with --dtype bfloat16 or float32"
+            f"{float(tensor.abs().max()):.4g}, limit 65504); use bfloat16 or float32"
         )
     return out
 

@@ -84,4 +84,4 @@ def pack_blob(codes: Codes, bits: int, block_size: int) -> npt.NDArray[np.uint8]
     blob = unsigned.reshape(len(codes), -1, block_size)
     if bits == 8:
         return blob
-    return blob[:, :, 0::2] | (blob[:, :, 1::2] << 4)
+    return (blob[:, :, 0::2] | (blob[:, :, 1::2] << 4)).astype(np.uint8)

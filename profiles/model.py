@@ -86,9 +86,14 @@ class ModelConfig:
         tables = self.vocab_size * self.hidden_size * (1 if self.tie_word_embeddings else 2)
         return self.num_layers * layer + self.hidden_size + tables
 
-    def kv_bytes_per_token(self, element_bytes: int) -> int:
-        """Bytes of key and value cache that one token takes over all layers."""
-        return 2 * self.num_layers * self.kv_size * element_bytes
+    def kv_bytes_per_token(self, element_bytes: int, head_multiple: int = 1) -> int:
+        """Bytes of key and value cache that one token takes over all layers.
+
+        A target whose attention wants heads of a multiple of `head_multiple` features stores the
+        padding too.
+        """
+        head_dim = -(-self.head_dim // head_multiple) * head_multiple
+        return 2 * self.num_layers * self.num_kv_heads * head_dim * element_bytes
 
 
 def _number(raw: Mapping[str, Any], key: str, default: int | float | None = None) -> Any:

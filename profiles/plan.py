@@ -12,6 +12,9 @@ GIB = 1024**3
 ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4_rtn": 0.5}
 KV_ELEMENT_BYTES = {"fp32": 4}
 SCALE_BYTES = 4
+# GroupQueryAttention of ONNX Runtime rotates heads of a multiple of 16 features only; every Llama 3
+# has 64 or 128, smaller models are padded.
+HEAD_MULTIPLE = {"ort": 16}
 # Two model-sized hidden states, the widest linear's output and the float head row per token.
 _ACTIVATION_COPIES = 3
 
@@ -73,7 +76,9 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
     """Compute the plan; a slot never holds more tokens than the model was made for."""
     limits = profile.limits
     capacity = min(limits.capacity, model.max_position_embeddings)
-    per_token = model.kv_bytes_per_token(KV_ELEMENT_BYTES[profile.precision.kv])
+    per_token = model.kv_bytes_per_token(
+        KV_ELEMENT_BYTES[profile.precision.kv], HEAD_MULTIPLE[profile.build.target]
+    )
     weights = weight_bytes(model, profile)
     kv = per_token * capacity * limits.slots
     rows = max(limits.prefill_chunk, limits.slots)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import MICROSOFT, operand, producer, single_user
+from edgellama.optimize.passes.match import MICROSOFT, dim, operand, producer, single_user
 
 SEQLENS_K = "seqlens_k"
 TOTAL_LENGTH = "total_sequence_length"
@@ -45,7 +45,9 @@ def _match(attention: ir.Node) -> _Found | None:
         _projection(operand(attention, 2)),
     ]
     split = producer(parts[0], "Split")
-    if split is None or any(part is not made for part, made in zip(parts, split.outputs)):  # noqa: B905
+    if split is None or len(split.outputs) != len(parts):
+        return None
+    if any(part is not made for part, made in zip(parts, split.outputs, strict=True)):
         return None
     transposed = single_user(attention.outputs[0])
     if transposed is None or transposed.op_type != "Transpose":
@@ -53,18 +55,16 @@ def _match(attention: ir.Node) -> _Found | None:
     reshaped = single_user(transposed.outputs[0])
     if reshaped is None or reshaped.op_type != "Reshape":
         return None
-    query, key = operand(rotary_q, 0).shape, operand(rotary_k, 0).shape
-    if query is None or key is None:
-        return None
+    query, key = operand(rotary_q, 0), operand(rotary_k, 0)
     return _Found(
         attention=attention,
         qkv=operand(split, 0),
         cos=operand(rotary_q, 1),
         sin=operand(rotary_q, 2),
         output=reshaped.outputs[0],
-        num_heads=int(query[1]),
-        kv_heads=int(key[1]),
-        head_dim=int(query[3]),
+        num_heads=dim(query, 1),
+        kv_heads=dim(key, 1),
+        head_dim=dim(query, 3),
     )
 
 

@@ -43,7 +43,10 @@ def store_half(model: ir.Model, wanted: Callable[[str], bool]) -> int:
             continue
         narrow_name = f"{name}.half"
         lazy = ir.LazyTensor(
-            _half(tensor, name), dtype=ir.DataType.FLOAT16, shape=tensor.shape, name=narrow_name
+            _half(tensor, name),
+            dtype=ir.DataType.FLOAT16,
+            shape=ir.Shape(tensor.shape),
+            name=narrow_name,
         )
         narrow = add_initializer(graph, narrow_name, lazy)
         for use in list(weight.uses()):

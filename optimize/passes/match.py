@@ -55,6 +55,25 @@ def single_user(value: ir.Value) -> ir.Node | None:
     return users.pop() if len(users) == 1 and not value.is_graph_output() else None
 
 
+def dims(shape: ir.ShapeProtocol | None) -> tuple[int, ...]:
+    """Return a static shape as integers; raises ValueError for a symbolic or absent one."""
+    if shape is None:
+        raise ValueError("a shape is unknown where the pass needs it")
+    sizes = tuple(shape)
+    for size in sizes:
+        if not isinstance(size, int):
+            raise ValueError(f"shape {shape} is symbolic where the pass needs numbers")
+    return tuple(size for size in sizes if isinstance(size, int))
+
+
+def dim(value: ir.Value, axis: int) -> int:
+    """Return one static size of a value; raises ValueError when it is symbolic or unknown."""
+    size = value.shape[axis] if value.shape is not None else None
+    if not isinstance(size, int):
+        raise ValueError(f"axis {axis} of {value.name} is {size}; a static size is needed")
+    return size
+
+
 def is_weight(value: ir.Value | None) -> bool:
     """Whether `value` is an initializer."""
     return value is not None and value.is_initializer()

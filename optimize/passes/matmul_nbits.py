@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import MICROSOFT, operand, producer
+from edgellama.optimize.passes.match import MICROSOFT, dims, operand, producer
 from edgellama.optimize.quantize import pack_blob
 
 _BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
@@ -55,7 +55,7 @@ def fuse_matmul_nbits(model: ir.Model) -> int:
             continue
         bits = _BITS[codes.dtype]
         block_size = dequantize.attributes["block_size"].as_int()
-        k, n = (int(size) for size in codes.shape)
+        k, n = dims(codes.shape)
         blocks = -(-k // block_size)
         prefix = (operand(dequantize, 0).name or "").removesuffix(".codes")
         blob_name, scales_name = f"{prefix}.blob", f"{prefix}.block_scales"

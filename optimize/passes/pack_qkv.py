@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import is_weight, operand
+from edgellama.optimize.passes.match import dim, dims, is_weight, operand
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
@@ -19,12 +19,13 @@ def concat_columns(weights: Sequence[ir.Value], name: str) -> ir.LazyTensor:
     if any(tensor is None for tensor in tensors):
         raise ValueError(f"{name}: a projection has no data")
     sources = [tensor for tensor in tensors if tensor is not None]
-    columns = sum(int(tensor.shape[1]) for tensor in sources)
+    rows = dims(sources[0].shape)[0]
+    columns = sum(dims(tensor.shape)[1] for tensor in sources)
 
     def join() -> ir.TensorProtocol:
         return ir.Tensor(np.concatenate([t.numpy() for t in sources], axis=1), name=name)
 
-    shape = ir.Shape([int(sources[0].shape[0]), columns])
+    shape = ir.Shape([rows, columns])
     return ir.LazyTensor(join, dtype=sources[0].dtype, shape=shape, name=name)
 
 
@@ -62,7 +63,7 @@ def pack_qkv(model: ir.Model) -> int:
         packed = add_initializer(graph, name, concat_columns(weights, name))
         anchor = min(nodes, key=lambda node: list(graph).index(node))
         (product,) = insert_before(anchor, "MatMul", [x, packed], [f"{prefix}.qkv"])
-        widths = [int(value.shape[1]) for value in weights if value.shape is not None]
+        widths = [dim(value, 1) for value in weights]
         sizes_name = "attention.qkv_widths"
         sizes = graph.initializers.get(sizes_name) or add_initializer(
             graph, sizes_name, ir.tensor(np.array(widths, np.int64), name=sizes_name)

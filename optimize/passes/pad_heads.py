@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused
-from edgellama.optimize.passes.match import operand, producer, single_user
+from edgellama.optimize.passes.match import dim, dims, operand, producer, single_user
 from edgellama.optimize.passes.rotary import COS_TABLE, SIN_TABLE
+from edgellama.profiles.plan import HEAD_MULTIPLE
 
 # onnxruntime: "head_size shall be a multiple of 16" where the operator rotates.
-MULTIPLE = 16
+MULTIPLE = HEAD_MULTIPLE["ort"]
+_Make: TypeAlias = Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
 
 
 def padded_head_dim(head_dim: int) -> int:
@@ -34,7 +37,7 @@ def _places(heads: int, head_dim: int) -> np.ndarray:
 def _spread(
     tensor: ir.TensorProtocol, places: np.ndarray, size: int, axis: int, name: str
 ) -> ir.LazyTensor:
-    shape = [int(length) for length in tensor.shape]
+    shape = list(dims(tensor.shape))
     shape[axis] = size
 
     def read() -> ir.TensorProtocol:
@@ -46,9 +49,7 @@ def _spread(
     return ir.LazyTensor(read, dtype=tensor.dtype, shape=ir.Shape(shape), name=name)
 
 
-def _swap_weight(
-    node: ir.Node, index: int, make: Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
-) -> None:
+def _swap_weight(node: ir.Node, index: int, make: _Make) -> None:
     """Replace a weight operand by what `make(tensor, new name)` returns."""
     graph, old = node.graph, operand(node, index)
     if not isinstance(graph, ir.Graph) or old.const_value is None:
@@ -60,8 +61,8 @@ def _swap_weight(
     )
 
 
-def _widen_table(fill: float, columns: int) -> Callable[[ir.TensorProtocol, str], ir.Tensor]:
-    def make(tensor: ir.TensorProtocol, name: str) -> ir.Tensor:
+def _widen_table(fill: float, columns: int) -> _Make:
+    def make(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
         table = tensor.numpy()
         extra = np.full((len(table), columns - table.shape[1]), fill, table.dtype)
         return ir.Tensor(np.concatenate([table, extra], axis=1), name=name)
@@ -86,10 +87,7 @@ def pad_heads(model: ir.Model) -> int:
         output = single_user(node.outputs[0])
         if project is None or output is None or output.op_type != "MatMul":
             continue
-        packed, past = operand(project, 1), operand(node, 3)
-        if packed.shape is None or past.shape is None:
-            continue
-        head_dim = int(past.shape[3])
+        head_dim = dim(operand(node, 3), 3)
         wide = padded_head_dim(head_dim)
         if wide == head_dim:
             continue

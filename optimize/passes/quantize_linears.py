@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import is_weight, operand
+from edgellama.optimize.passes.match import dims, is_weight, operand
 from edgellama.optimize.quantize import QuantizedRows, quantize_rows
 
 ELEMENT_TYPES = {
@@ -79,7 +79,7 @@ def quantize_linears(
             continue
         if tensor.dtype != ir.DataType.FLOAT or len(weight.uses()) != 1:
             continue
-        k, n = (int(size) for size in tensor.shape)
+        k, n = dims(tensor.shape)
         source = QuantizedSource(tensor, bits, block_size, transposed=True)
         kind, _ = ELEMENT_TYPES[bits]
         codes_name, scales_name = f"{name}.codes", f"{name}.scales"

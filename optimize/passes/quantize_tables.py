@@ -14,7 +14,7 @@ from edgellama.optimize.passes.edit import (
     replace,
     shared_initializer,
 )
-from edgellama.optimize.passes.match import MICROSOFT, is_weight, operand
+from edgellama.optimize.passes.match import MICROSOFT, dims, is_weight, operand
 from edgellama.optimize.passes.matmul_nbits import ACCURACY_LEVEL
 from edgellama.optimize.passes.quantize_linears import QuantizedSource
 from edgellama.optimize.quantize import pack_blob
@@ -39,9 +39,9 @@ def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
 def _gather(node: ir.Node, blob: ir.Value, scales: ir.Value, width: int, block: int) -> None:
     """Replace `Gather(table, ids)` by a quantised one; padding beyond `width` is cut off."""
     graph = node.graph
-    assert isinstance(graph, ir.Graph) and blob.shape is not None
-    blocks = int(blob.shape[1])
-    bits = int(blob.shape[2]) * 8 // block
+    assert isinstance(graph, ir.Graph)
+    _, blocks, size = dims(blob.shape)
+    bits = size * 8 // block
     (rows,) = insert_before(
         node,
         "GatherBlockQuantized",
@@ -70,8 +70,8 @@ def _gather(node: ir.Node, blob: ir.Value, scales: ir.Value, width: int, block: 
 def _head(node: ir.Node, blob: ir.Value, scales: ir.Value, width: int, block: int) -> None:
     """Replace `MatMul(x, Transpose(table))` by `MatMulNBits` on the same blob."""
     graph = node.graph
-    assert isinstance(graph, ir.Graph) and blob.shape is not None
-    vocab, blocks, size = (int(length) for length in blob.shape)
+    assert isinstance(graph, ir.Graph)
+    vocab, blocks, size = dims(blob.shape)
     flat = _constant(graph, "head.scales_shape", [vocab, blocks])
     (head_scales,) = insert_before(node, "Reshape", [scales, flat], ["head.scales"])
     (new,) = insert_before(
@@ -102,7 +102,7 @@ def quantize_tables(model: ir.Model, bits: int, block_size: int) -> int:
     tensor = table.const_value if table is not None else None
     if table is None or tensor is None or not is_weight(table):
         return 0
-    vocab, width = (int(size) for size in tensor.shape)
+    vocab, width = dims(tensor.shape)
     source = QuantizedSource(tensor, bits, block_size, transposed=False)
     blocks = -(-width // block_size)
     blob = add_initializer(

@@ -13,6 +13,7 @@ from edgellama.optimize.passes.edit import (
 )
 from edgellama.optimize.passes.match import (
     constant,
+    dim,
     operand,
     producer,
     scalar,
@@ -65,7 +66,7 @@ def _match(total: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     lower = _half(operand(rotated[0], 1))
     if upper is None or lower is None or x.shape is None:
         return None
-    half = int(x.shape[-1]) // 2
+    half = dim(x, -1) // 2
     return (x, cos) if upper == (x, half) and lower == (x, 0) else None
 
 

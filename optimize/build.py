@@ -1,0 +1,215 @@
+"""All stages: checkpoint to verified engine directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from edgellama.export.checkpoint import Checkpoint, open_checkpoint
+from edgellama.export.generation import read_generation
+from edgellama.export.reference import reference_logits
+from edgellama.export.stage import require_disk_space, staged_directory
+from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, portable_model, save_model
+from edgellama.optimize.passes.match import dim
+from edgellama.optimize.pipeline import BuildError, run_passes
+from edgellama.optimize.targets.ort import finish_interface, ort_steps
+from edgellama.optimize.verify import verification_fault, verification_prompts, verify_engine
+from edgellama.profiles.plan import Plan, require_fit
+from edgellama.profiles.profile import Profile
+from edgellama.runtime.manifest import (
+    EngineError,
+    KvLayout,
+    Manifest,
+    TensorInfo,
+    check_files,
+    read_manifest,
+    record_files,
+    write_manifest,
+)
+from edgellama.runtime.ort import OrtBackend
+from edgellama.runtime.text import TextCodec
+
+Progress = Callable[[str, int, int], None]
+TOOLS = ("edgellama", "torch", "transformers", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+KV_DTYPES = {"fp32": "float32"}
+_NUMPY_NAMES = {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.INT64: "int64",
+    ir.DataType.INT32: "int32",
+}
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build made or found unchanged; bytes, seconds, and this process's peak memory."""
+
+    engine: Path
+    seconds: float
+    peak_rss_bytes: int
+    bytes: int
+    verify: dict[str, Any]
+    skipped: bool
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plain form for `--json`."""
+        return {**asdict(self), "engine": str(self.engine)}
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of everything that shapes an engine."""
+    return {"python": platform.python_version(), **{name: version(name) for name in TOOLS}}
+
+
+def engine_fingerprint(checkpoint: Checkpoint, profile: Profile) -> str:
+    """Return a digest of all that decides an engine's content: weights, profile, tools."""
+    parts = [checkpoint.fingerprint(), profile.as_dict(), tool_versions()]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _unchanged(out: Path, fingerprint: str) -> Manifest | None:
+    """Return the manifest of an intact engine with this fingerprint."""
+    try:
+        manifest = read_manifest(out)
+        if manifest.fingerprint != fingerprint:
+            return None
+        check_files(out, manifest)
+    except EngineError:
+        return None  # absent, damaged or older: it is built again
+    return manifest
+
+
+def _require_engine_or_nothing(out: Path) -> None:
+    """Refuse to replace a folder that is not an engine."""
+    if out.exists() and not (out / "engine.json").is_file() and any(out.iterdir()):
+        raise BuildError(
+            f"{out} exists and is not an engine (no engine.json); choose another --out or remove it"
+        )
+
+
+def _tensors(values: list[ir.Value]) -> tuple[TensorInfo, ...]:
+    infos = []
+    for value in values:
+        assert value.shape is not None and value.dtype is not None
+        shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
+        infos.append(TensorInfo(value.name or "", _NUMPY_NAMES[value.dtype], shape))
+    return tuple(infos)
+
+
+def _write_text_files(checkpoint: Checkpoint, staging: Path) -> None:
+    """Copy the tokenizer and write the chat template and generation settings."""
+    tokenizer = checkpoint.folder / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise BuildError(
+            f"{checkpoint.folder}: no tokenizer.json; save the fast tokenizer beside the weights"
+        )
+    (staging / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    generation, template = read_generation(checkpoint.folder)
+    text = json.dumps(generation, indent=2, ensure_ascii=False) + "\n"
+    (staging / "generation.json").write_text(text, encoding="utf-8")
+    if template is not None:
+        (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
+
+
+def _make_graph(checkpoint: Checkpoint, profile: Profile, plan: Plan) -> tuple[ir.Model, KvLayout]:
+    model = portable_model(checkpoint, "float32")
+    run_passes(model, ort_steps(checkpoint.model, profile.precision, plan.capacity))
+    finish_interface(model)
+    past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
+    return model, KvLayout(
+        layers=checkpoint.model.num_layers,
+        kv_heads=checkpoint.model.num_kv_heads,
+        head_dim=dim(past, 3),
+        slots=plan.slots,
+        capacity=plan.capacity,
+        dtype=KV_DTYPES[profile.precision.kv],
+    )
+
+
+def _verify(
+    staging: Path, manifest: Manifest, checkpoint: Checkpoint, progress: Progress | None
+) -> dict[str, Any]:
+    codec = TextCodec.load(staging)
+    backend = OrtBackend.load(staging, manifest)
+    try:
+        prompts = verification_prompts(codec, manifest.kv.capacity)
+
+        def on_layer(done: int, total: int) -> None:
+            if progress is not None:
+                progress("verify against transformers", done, total)
+
+        result = verify_engine(
+            backend,
+            prompts,
+            manifest.profile.limits.prefill_chunk,
+            lambda sequences: reference_logits(checkpoint, sequences, on_layer),
+        )
+    finally:
+        backend.close()
+    fault = verification_fault(result, manifest.profile.precision.weights)
+    if fault is not None:
+        raise BuildError(f"the engine failed verification: {fault}; nothing was written")
+    return result.as_dict()
+
+
+def build_engine(
+    profile: Profile,
+    folder: Path,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> BuildReport:
+    """Build the engine of a checkpoint folder for one profile into `out`.
+
+    `progress` receives (stage, done, total). Everything that can be refused is refused before the
+    trace: ProfileError, UnsupportedModelError, ExportError, BuildError, OSError for a full disk.
+    `out` appears whole, verified, or not at all; an engine with the same fingerprint is kept.
+    """
+    started = time.monotonic()
+    _require_engine_or_nothing(out)
+    checkpoint = open_checkpoint(folder)
+    plan = require_fit(checkpoint.model, profile)
+    fingerprint = engine_fingerprint(checkpoint, profile)
+    kept = None if force else _unchanged(out, fingerprint)
+    if kept is not None:
+        seconds = time.monotonic() - started
+        verified = dict(kept.verify)
+        return BuildReport(out, seconds, peak_rss_bytes(), kept.bytes, verified, skipped=True)
+    require_disk_space(out, int(plan.weight_bytes * 1.1) + (64 << 20), "the engine")
+    with staged_directory(out) as staging:
+        _write_text_files(checkpoint, staging)
+        TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
+        if progress is not None:
+            progress("trace", 0, 1)
+        model, kv = _make_graph(checkpoint, profile, plan)
+        save_model(model, staging / GRAPH_NAME, progress, "write weights")
+        manifest = Manifest(
+            profile=profile,
+            model=checkpoint.model,
+            source=folder.resolve().name,
+            fingerprint=fingerprint,
+            graph=GRAPH_NAME,
+            inputs=_tensors(list(model.graph.inputs)),
+            outputs=_tensors(list(model.graph.outputs)),
+            kv=kv,
+            files=record_files(staging),
+            versions=tool_versions(),
+            build={},
+            verify={},
+        )
+        verified = _verify(staging, manifest, checkpoint, progress)
+        seconds = time.monotonic() - started
+        peak = peak_rss_bytes()
+        measured = {"seconds": round(seconds, 3), "peak_rss_bytes": peak, "plan": plan.as_dict()}
+        manifest = Manifest(**{**vars(manifest), "build": measured, "verify": verified})
+        write_manifest(staging, manifest)
+    return BuildReport(out, seconds, peak, manifest.bytes, verified, skipped=False)
