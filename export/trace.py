@@ -187,7 +187,7 @@ def trace_llama(config: LlamaConfig, dtype: str) -> ir.Model:
     _register_hooks()
     config._attn_implementation = _ATTENTION
     with torch.device("meta"):
-        llama = LlamaForCausalLM(config).eval().to(DTYPES[dtype])
+        llama = LlamaForCausalLM(config).eval().to(DTYPES[dtype])  # type: ignore[no-untyped-call]
     batch, sequence, past = (torch.export.Dim(n) for n in ("batch", "sequence", "past"))
     pair = ({0: batch, 2: past}, {0: batch, 2: past})
     dynamic = {

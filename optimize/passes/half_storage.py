@@ -45,7 +45,7 @@ def store_half(model: ir.Model, wanted: Callable[[str], bool]) -> int:
         lazy = ir.LazyTensor(
             _half(tensor, name),
             dtype=ir.DataType.FLOAT16,
-            shape=ir.Shape(tensor.shape),
+            shape=ir.Shape(dims(tensor.shape)),
             name=narrow_name,
         )
         narrow = add_initializer(graph, narrow_name, lazy)
