@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.request import Sampling
-from edgellama.runtime.select import largest
+from edgellama.runtime.largest import largest
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from edgellama.runtime.draw import draw
 from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
-from edgellama.runtime.select import largest
+from edgellama.runtime.largest import largest
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

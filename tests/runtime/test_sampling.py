@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgellama.runtime.draw import draw as draw_at
 from edgellama.runtime.request import InvalidRequestError, Sampling
 from edgellama.runtime.sampling import Draw, Sampler, SamplingState, effective_seed, uniform
-from edgellama.runtime.select import largest
+from edgellama.runtime.largest import largest
 
 Rows = npt.NDArray[np.float32]
 GREEDY = Sampling(temperature=0.0)
@@ -223,6 +224,18 @@ def test_uniform_numbers_are_even_and_unrelated() -> None:
         assert abs(np.corrcoef(numbers[:-1, 1:].ravel(), other[:, :-1].ravel())[0, 1]) < 0.06
     assert uniform(7, 3) == uniform(7, 3)
     assert 0 <= uniform(2**64 - 1, 10**6) < 1
+
+
+@pytest.mark.parametrize("vocab", [3, 255, 256, 257, 512, 700])
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1 - 2.0**-53, 1.0])
+def test_no_share_reaches_a_token_of_weight_zero(vocab: int, share: float) -> None:
+    for alive in ([0], [vocab // 2], [vocab - 1], [1, vocab - 2]):
+        scores = np.full(vocab, -np.inf, np.float32)
+        scores[alive] = np.array([0.1, 0.7], np.float32)[: len(alive)]
+        for rules in (Sampling(), Sampling(top_p=0.999), Sampling(min_p=0.001)):
+            assert draw_at(scores, rules, share) in alive
+    even = np.zeros(vocab, np.float32)
+    assert draw_at(even, Sampling(), share) == min(int(share * vocab), vocab - 1)
 
 
 def test_min_new_tokens_bans_and_then_allows_stop_ids() -> None:
