@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.draw import draw
-from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
 from edgellama.runtime.largest import largest
+from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgellama.runtime.draw import draw as draw_at
+from edgellama.runtime.largest import largest
 from edgellama.runtime.request import InvalidRequestError, Sampling
 from edgellama.runtime.sampling import Draw, Sampler, SamplingState, effective_seed, uniform
-from edgellama.runtime.largest import largest
 
 Rows = npt.NDArray[np.float32]
 GREEDY = Sampling(temperature=0.0)
