@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
+from edgellama.optimize.passes.match import dims
 
 _FLOAT = ir.DataType.FLOAT.value
 
