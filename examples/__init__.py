@@ -1,0 +1,1 @@
+"""Hold the models and programs that show edgellama at work."""
