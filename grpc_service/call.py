@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeGuard
 
 from edgellama.grpc_service import generation_pb2 as pb
@@ -126,11 +126,11 @@ def _set(message: Any, path: str, value: Any) -> None:
         if isinstance(value, Mapping):
             for key, entry in value.items():
                 getattr(message, name)[key] = entry
-        elif isinstance(value, Sequence) and not isinstance(value, str):
+        elif isinstance(value, Iterable) and not isinstance(value, str):
             getattr(message, name).extend(value)
         else:
             setattr(message, name, value)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise _invalid(path, f"cannot be sent: {error}") from error
 
 

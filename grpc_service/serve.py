@@ -50,13 +50,12 @@ async def _serve(
     for number in _SIGNALS:
         loop.add_signal_handler(number, on_signal)
     try:
-        server = Server(engine, host=host, port=port)
-        await server.start()
-        _log.info("listening on %s", server.address)
-        ready(server.address)
-        await stop.wait()
-        _log.info("draining: %d calls in flight, grace %gs", server.in_flight, grace_seconds)
-        return await server.drain(grace_seconds, now)
+        async with Server(engine, host=host, port=port) as server:
+            _log.info("listening on %s", server.address)
+            ready(server.address)
+            await stop.wait()
+            _log.info("draining: %d calls in flight, grace %gs", server.in_flight, grace_seconds)
+            return await server.drain(grace_seconds, now)
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)

@@ -138,7 +138,7 @@ class Server:
         return completed
 
     async def stop(self) -> None:
-        """Stop now; calls in flight end with DRAINING."""
+        """Stop now; calls in flight end with DRAINING. Again does nothing."""
         await self._health.enter_graceful_shutdown()
         self._gate.close()
         self._servicer.stop_open(

@@ -61,6 +61,7 @@ class GenerationServicer(GenerationServiceServicer):
         self._texts = texts
         self._retry = retry
         self._open: set[Mailbox] = set()
+        self._stopped: Exception | None = None
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
         """Generate one answer and return it whole."""
@@ -127,6 +128,7 @@ class GenerationServicer(GenerationServiceServicer):
 
     def stop_open(self, error: Exception) -> None:
         """End every generation in flight with the status of `error`."""
+        self._stopped = error  # for those whose prompt is still being tokenised
         for mailbox in self._open:
             mailbox.fail(error)
 
@@ -144,6 +146,8 @@ class GenerationServicer(GenerationServiceServicer):
         self, spec: pb.GenerationSpec, request: Request, context: Context, *, at_end: bool
     ) -> Iterator[Mailbox]:
         """Give the request to the engine; on the way out it is cancelled unless it has ended."""
+        if self._stopped is not None:
+            raise self._stopped
         mailbox = Mailbox(self._hub, at_end=at_end)
         try:
             request_id = self._engine.submit(request, mailbox.put)

@@ -54,6 +54,8 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"request_id": "a" * 129}, "request_id"),
         ({"top_k": -1}, "sampling.top_k"),  # refused on this side: the wire cannot carry it
         ({"seed": 2**64}, "sampling.seed"),
+        ({"stop": "not a list"}, "stop.strings"),
+        ({"logit_bias": {-1: 0.0}}, "sampling.logit_bias"),
         ({"add_generation_prompt": True}, "chat.add_generation_prompt"),
     ],
 )
@@ -71,6 +73,8 @@ async def test_invalid_option_names_its_field(client, options, field):
     ("prompt", "options", "field"),
     [
         ([], {}, "input"),
+        ("\ud800", {}, "text"),
+        ([-1], {}, "tokens.ids"),
         ([1] * 512, {}, "tokens.ids"),
         ("x" * 600, {}, "text"),
         ([1], {"add_special_tokens": True}, "add_special_tokens"),

@@ -115,6 +115,18 @@ async def test_unread_deltas_are_merged(engine, client):
     assert len(deltas) < 400
 
 
+async def test_unread_stream_holds_up_nobody(engine, client):
+    unread = client.stream("abcd", max_new_tokens=500)
+    first = aiter(unread)
+    await anext(first)
+    for _ in range(5):
+        assert (await client.generate("xy", max_new_tokens=4)).text == "xyxy"
+    await until(lambda: not engine.active)  # it ended, and its slot is free
+    async for _ in first:
+        pass
+    assert unread.text == "abcd" * 125
+
+
 async def test_tokenize_and_detokenize(client):
     assert await client.tokenize("hi") == (256, 104, 105)
     assert await client.tokenize("hi", add_special_tokens=False) == (104, 105)
