@@ -39,9 +39,10 @@ def defined(path: Path) -> set[str]:
 
 def commands(document: Path, program: str) -> list[list[str]]:
     """Arguments of every call of `program` in the shell blocks of a document."""
-    lines = "\n".join(BLOCK.findall(document.read_text(encoding="utf-8"))).splitlines()
-    words = [shlex.split(line, comments=True) for line in lines]
-    return [line[1:] for line in words if line and line[0] == program]
+    blocks = "\n".join(BLOCK.findall(document.read_text(encoding="utf-8")))
+    lines = blocks.replace("\\\n", " ").splitlines()
+    calls = [line for line in lines if line.startswith(program + " ")]
+    return [shlex.split(line, comments=True)[1:] for line in calls]
 
 
 @documents

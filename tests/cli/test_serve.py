@@ -1,0 +1,127 @@
+"""`serve` in a process of its own, and the client verbs against it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgellama.cli.__main__ import main
+
+
+def run(*arguments: str, text: str | None = None) -> Result:
+    return CliRunner().invoke(main, list(arguments), input=text)
+
+
+@pytest.fixture(scope="module")
+def server(engine: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A running server and the document that it printed."""
+    command = [sys.executable, "-m", "edgellama.cli", "serve", engine, "--port", "0", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if line.rstrip() == "}":
+                break
+        yield process, json.loads("".join(lines))
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def target(server: tuple[subprocess.Popen[str], dict[str, Any]]) -> str:
+    return str(server[1]["target"])
+
+
+def test_the_document_of_serve(
+    server: tuple[subprocess.Popen[str], dict[str, Any]], engine: str
+) -> None:
+    process, document = server
+    assert document["pid"] == process.pid
+    assert document["engine"] == engine
+
+
+def test_the_answer_over_the_wire_is_the_local_one(target: str, engine: str) -> None:
+    options = ("--prompt", "Hello", "--max-new-tokens", "12", "--temperature", "0")
+    whole = (*options, "--logprobs", "1", "--json")
+    local = json.loads(run("generate", engine, *whole).stdout)
+    remote = json.loads(run("client", "generate", "--target", target, *whole).stdout)
+    # The wire has the log-probabilities as 32 bit.
+    for mine, theirs in zip(local.pop("logprobs"), remote.pop("logprobs"), strict=True):
+        assert mine["logprob"] == pytest.approx(theirs["logprob"], abs=1e-4)
+    assert local == remote
+    stream = run("client", "generate", "--target", target, *options)
+    assert stream.stdout == local["text"] + "\n"
+
+
+def test_ids_and_chats_over_the_wire(target: str, engine: str) -> None:
+    for prompt in (("--token-ids", "256,72,105"), ("--chat", "Hi")):
+        options = (*prompt, "--max-new-tokens", "6", "--temperature", "0", "--json")
+        remote = run("client", "generate", "--target", target, *options)
+        assert json.loads(remote.stdout) == json.loads(run("generate", engine, *options).stdout)
+
+
+def test_a_conversation_over_the_wire(target: str, engine: str) -> None:
+    options = ("--max-new-tokens", "6", "--temperature", "0", "--json")
+    text = "Hi\nAnd you?\n"
+    remote = run("client", "chat", "--target", target, *options, text=text)
+    assert json.loads(remote.stdout) == json.loads(run("chat", engine, *options, text=text).stdout)
+
+
+def test_info_describes_the_model(target: str) -> None:
+    document = json.loads(run("client", "info", "--target", target, "--json").stdout)
+    assert document["vocab_size"] == 258
+    assert document["limits"]["slots"] == 4
+    assert "vocab_size" in run("client", "info", "--target", target).stdout
+
+
+def test_a_refusal_of_the_server_is_one_line(target: str) -> None:
+    done = run("client", "generate", "--target", target, "--prompt", "a", "--max-new-tokens", "999")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_bench_serve(target: str) -> None:
+    options = ("--streams", "3", "--requests", "6", "--prompt-tokens", "8", "--output-tokens", "8")
+    done = run("bench", "serve", "--target", target, *options, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["ttft_ms"]["n"] == 6
+    assert result["output_tokens_per_second"] > 0
+    assert "3 at once" in run("bench", "serve", "--target", target, *options).stdout
+
+
+def test_a_port_in_use_is_one_line(target: str, engine: str) -> None:
+    port = target.rpartition(":")[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgellama.cli", "serve", engine, "--port", port, "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert f"cannot listen on {target}" in error["message"]
+
+
+def test_no_server_is_one_line() -> None:
+    done = run("client", "info", "--target", "127.0.0.1:1", "--timeout", "5")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: ")
+
+
+def test_sigterm_ends_the_server_with_0(
+    server: tuple[subprocess.Popen[str], dict[str, Any]],
+) -> None:
+    process, _ = server  # the last test of this file: the server is gone afterwards
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
