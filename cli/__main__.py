@@ -11,6 +11,7 @@ VERBS = {
     "plan": "edgellama.cli.plan",
     "build": "edgellama.cli.build",
     "export": "edgellama.cli.export",
+    "optimize": "edgellama.cli.optimize",
     "evaluate": "edgellama.cli.evaluate",
     "inspect": "edgellama.cli.inspect",
     "generate": "edgellama.cli.generate",

@@ -7,20 +7,19 @@ import json
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.export.generation import read_generation
-from edgellama.export.reference import reference_logits
 from edgellama.export.stage import require_disk_space, staged_directory
-from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, portable_model, save_model
+from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
 from edgellama.optimize.passes.match import dim
 from edgellama.optimize.pipeline import BuildError, run_passes
+from edgellama.optimize.source import CheckpointSource, PortableSource, Source
 from edgellama.optimize.targets.ort import finish_interface, ort_steps
 from edgellama.optimize.verify import verification_fault, verification_prompts, verify_engine
 from edgellama.profiles.plan import Plan, require_fit
@@ -69,9 +68,9 @@ def tool_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in TOOLS}}
 
 
-def engine_fingerprint(checkpoint: Checkpoint, profile: Profile) -> str:
+def engine_fingerprint(source: Source, profile: Profile) -> str:
     """Return a digest of all that decides an engine's content: weights, profile, tools."""
-    parts = [checkpoint.fingerprint(), profile.as_dict(), tool_versions()]
+    parts = [source.fingerprint(), profile.as_dict(), tool_versions()]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -104,29 +103,27 @@ def _tensors(values: list[ir.Value]) -> tuple[TensorInfo, ...]:
     return tuple(infos)
 
 
-def _write_text_files(checkpoint: Checkpoint, staging: Path) -> None:
+def _write_text_files(folder: Path, staging: Path) -> None:
     """Copy the tokenizer and write the chat template and generation settings."""
-    tokenizer = checkpoint.folder / "tokenizer.json"
+    tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file():
-        raise BuildError(
-            f"{checkpoint.folder}: no tokenizer.json; save the fast tokenizer beside the weights"
-        )
+        raise BuildError(f"{folder}: no tokenizer.json; save the fast tokenizer beside the weights")
     (staging / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-    generation, template = read_generation(checkpoint.folder)
+    generation, template = read_generation(folder)
     text = json.dumps(generation, indent=2, ensure_ascii=False) + "\n"
     (staging / "generation.json").write_text(text, encoding="utf-8")
     if template is not None:
         (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def _make_graph(checkpoint: Checkpoint, profile: Profile, plan: Plan) -> tuple[ir.Model, KvLayout]:
-    model = portable_model(checkpoint, "float32")
-    run_passes(model, ort_steps(checkpoint.model, profile.precision, plan.capacity))
+def _make_graph(source: Source, profile: Profile, plan: Plan) -> tuple[ir.Model, KvLayout]:
+    model = source.graph()
+    run_passes(model, ort_steps(source.model, profile.precision, plan.capacity))
     finish_interface(model)
     past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
     return model, KvLayout(
-        layers=checkpoint.model.num_layers,
-        kv_heads=checkpoint.model.num_kv_heads,
+        layers=source.model.num_layers,
+        kv_heads=source.model.num_kv_heads,
         head_dim=dim(past, 3),
         slots=plan.slots,
         capacity=plan.capacity,
@@ -135,7 +132,7 @@ def _make_graph(checkpoint: Checkpoint, profile: Profile, plan: Plan) -> tuple[i
 
 
 def _verify(
-    staging: Path, manifest: Manifest, checkpoint: Checkpoint, progress: Progress | None
+    staging: Path, manifest: Manifest, source: Source, progress: Progress | None
 ) -> dict[str, Any]:
     codec = TextCodec.load(staging)
     backend = OrtBackend.load(staging, manifest)
@@ -144,13 +141,13 @@ def _verify(
 
         def on_layer(done: int, total: int) -> None:
             if progress is not None:
-                progress("verify against transformers", done, total)
+                progress("verify", done, total)
 
         result = verify_engine(
             backend,
             prompts,
             manifest.profile.limits.prefill_chunk,
-            lambda sequences: reference_logits(checkpoint, sequences, on_layer),
+            lambda sequences: source.reference(sequences, on_layer),
         )
     finally:
         backend.close()
@@ -168,17 +165,41 @@ def build_engine(
     progress: Progress | None = None,
     force: bool = False,
 ) -> BuildReport:
-    """Build the engine of a checkpoint folder for one profile into `out`.
+    """Build the engine of a checkpoint folder for one profile into `out`; see `compile_engine`."""
+    _require_engine_or_nothing(out)
+    return compile_engine(profile, CheckpointSource(folder), out, progress=progress, force=force)
+
+
+def optimize_portable(
+    profile: Profile,
+    folder: Path,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> BuildReport:
+    """Build the engine of an exported portable model into `out`; see `compile_engine`."""
+    _require_engine_or_nothing(out)
+    return compile_engine(profile, PortableSource(folder), out, progress=progress, force=force)
+
+
+def compile_engine(
+    profile: Profile,
+    source: Source,
+    out: Path,
+    *,
+    progress: Progress | None = None,
+    force: bool = False,
+) -> BuildReport:
+    """Compile a source for one profile into the engine directory `out`.
 
     `progress` receives (stage, done, total). Everything that can be refused is refused before the
     trace: ProfileError, UnsupportedModelError, ExportError, BuildError, OSError for a full disk.
     `out` appears whole, verified, or not at all; an engine with the same fingerprint is kept.
     """
     started = time.monotonic()
-    _require_engine_or_nothing(out)
-    checkpoint = open_checkpoint(folder)
-    plan = require_fit(checkpoint.model, profile)
-    fingerprint = engine_fingerprint(checkpoint, profile)
+    plan = require_fit(source.model, profile)
+    fingerprint = engine_fingerprint(source, profile)
     kept = None if force else _unchanged(out, fingerprint)
     if kept is not None:
         seconds = time.monotonic() - started
@@ -186,16 +207,16 @@ def build_engine(
         return BuildReport(out, seconds, peak_rss_bytes(), kept.bytes, verified, skipped=True)
     require_disk_space(out, int(plan.weight_bytes * 1.1) + (64 << 20), "the engine")
     with staged_directory(out) as staging:
-        _write_text_files(checkpoint, staging)
+        _write_text_files(source.folder, staging)
         TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
         if progress is not None:
             progress("trace", 0, 1)
-        model, kv = _make_graph(checkpoint, profile, plan)
+        model, kv = _make_graph(source, profile, plan)
         save_model(model, staging / GRAPH_NAME, progress, "write weights")
         manifest = Manifest(
             profile=profile,
-            model=checkpoint.model,
-            source=folder.resolve().name,
+            model=source.model,
+            source=source.name,
             fingerprint=fingerprint,
             graph=GRAPH_NAME,
             inputs=_tensors(list(model.graph.inputs)),
@@ -206,10 +227,10 @@ def build_engine(
             build={},
             verify={},
         )
-        verified = _verify(staging, manifest, checkpoint, progress)
+        verified = _verify(staging, manifest, source, progress)
         seconds = time.monotonic() - started
         peak = peak_rss_bytes()
         measured = {"seconds": round(seconds, 3), "peak_rss_bytes": peak, "plan": plan.as_dict()}
-        manifest = Manifest(**{**vars(manifest), "build": measured, "verify": verified})
+        manifest = replace(manifest, build=measured, verify=verified)
         write_manifest(staging, manifest)
     return BuildReport(out, seconds, peak, manifest.bytes, verified, skipped=False)

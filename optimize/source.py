@@ -1,0 +1,121 @@
+"""Where a build's float32 graph comes from, and what the engine is compared with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgellama.export.checkpoint import open_checkpoint
+from edgellama.export.reference import reference_logits
+from edgellama.export.to_onnx import (
+    CONFIG_KEY,
+    FINGERPRINT_KEY,
+    GRAPH_NAME,
+    SOURCE_KEY,
+    portable_model,
+)
+from edgellama.optimize.pipeline import BuildError
+from edgellama.optimize.portable_session import PortableSession
+from edgellama.profiles.model import ModelConfig, RopeScaling
+
+Logits = npt.NDArray[np.float32]
+OnLayer = Callable[[int, int], None]
+
+
+class Source(Protocol):
+    """A model to compile: checked when made, traced or read only when `graph` is called."""
+
+    folder: Path
+    name: str
+    model: ModelConfig
+
+    def fingerprint(self) -> str:
+        """Return a digest of the weights and configuration."""
+
+    def graph(self) -> ir.Model:
+        """Return the portable float32 graph; its weights are read when they are written."""
+
+    def reference(self, sequences: Sequence[Sequence[int]], on_layer: OnLayer) -> list[Logits]:
+        """Return the logits [length, vocab] that the engine must reproduce, for each sequence."""
+
+
+class CheckpointSource:
+    """A Hugging Face checkpoint folder; the reference is transformers itself."""
+
+    def __init__(self, folder: Path) -> None:
+        self._checkpoint = open_checkpoint(folder)
+        self.folder = folder
+        self.name = folder.resolve().name
+        self.model = self._checkpoint.model
+
+    def fingerprint(self) -> str:
+        """Return the checkpoint's digest."""
+        return self._checkpoint.fingerprint()
+
+    def graph(self) -> ir.Model:
+        """Trace the model."""
+        return portable_model(self._checkpoint, "float32")
+
+    def reference(self, sequences: Sequence[Sequence[int]], on_layer: OnLayer) -> list[Logits]:
+        """Run transformers' layers in float32, one in memory at a time."""
+        return reference_logits(self._checkpoint, sequences, on_layer)
+
+
+class PortableSource:
+    """A folder that `edgellama export` wrote; the reference is its graph on ONNX Runtime."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._path = folder / GRAPH_NAME
+        if not self._path.is_file():
+            raise BuildError(
+                f"{folder}: no {GRAPH_NAME}; make one with `edgellama export MODEL --out DIR`"
+            )
+        metadata = ir.load(self._path).metadata_props
+        for key in (CONFIG_KEY, SOURCE_KEY, FINGERPRINT_KEY):
+            if key not in metadata:
+                raise BuildError(
+                    f"{self._path}: metadata {key} is missing; it was not written by "
+                    "`edgellama export`"
+                )
+        raw = json.loads(metadata[CONFIG_KEY])
+        if raw["rope_scaling"] is not None:
+            raw["rope_scaling"] = RopeScaling(**raw["rope_scaling"])
+        self.model = ModelConfig(**raw)
+        self.name = metadata[SOURCE_KEY]
+        self._origin = metadata[FINGERPRINT_KEY]
+
+    def fingerprint(self) -> str:
+        """Return a digest of the graph, its data's size and time, and the checkpoint's digest."""
+        digest = hashlib.sha256(self._origin.encode() + self._path.read_bytes())
+        for path in sorted(self.folder.iterdir()):
+            status = path.stat()
+            digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
+        return digest.hexdigest()
+
+    def graph(self) -> ir.Model:
+        """Read the graph; the weights stay in the memory-mapped file until they are written."""
+        model = ir.load(self._path)
+        past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
+        if past.dtype != ir.DataType.FLOAT:
+            raise BuildError(
+                f"{self._path} was exported as {past.dtype}; target ort on a CPU computes in "
+                "float32, export with --dtype float32"
+            )
+        return model
+
+    def reference(self, sequences: Sequence[Sequence[int]], on_layer: OnLayer) -> list[Logits]:
+        """Run the portable graph itself."""
+        session = PortableSession(self._path, self.model)
+        logits = []
+        for index, sequence in enumerate(sequences):
+            logits.append(session.logits(sequence))
+            on_layer(index + 1, len(sequences))
+        return logits
