@@ -255,3 +255,15 @@ async def test_no_server():
             await client.generate("a", timeout=5)
         with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 is not ready after"):
             await client.wait_ready(0.2)
+
+
+async def test_bytes_that_are_no_message(server, client):
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = channel.unary_unary("/edgellama.v1.GenerationService/Generate")
+        for body in (b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f", b"\x0a\x04\x12\x02\xff\xfe"):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await call(body)
+            # grpc.aio decodes before any code of ours runs, and reports so.
+            assert caught.value.code() is grpc.StatusCode.UNKNOWN
+            assert "/" not in caught.value.details()  # no path, no trace
+    assert (await client.generate("a", max_new_tokens=1)).text == "a"
