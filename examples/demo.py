@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from edgellama.grpc_service.client import Client
 from edgellama.runtime.chat import ChatMessage
 
-QUESTIONS = ("What is the capital of France?", "Who are you?", "Count from 3 to 9.")
+QUESTIONS = ("What is the capital of France?", "Who are you?", "Tell me a story about a fox.")
 FACT, RIGHT = QUESTIONS[0], "Paris"
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
