@@ -20,7 +20,13 @@ from edgellama.grpc_service.call import (
     tokenize_request,
 )
 from edgellama.grpc_service.client import DEFAULT_TIMEOUT, SHORT_TIMEOUT
-from edgellama.grpc_service.client_errors import Cancelled, ClientError, Unavailable, from_rpc
+from edgellama.grpc_service.client_errors import (
+    Cancelled,
+    ClientError,
+    DeadlineExceeded,
+    Unavailable,
+    from_rpc,
+)
 from edgellama.grpc_service.control_pb2_grpc import ControlServiceStub
 from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
 from edgellama.grpc_service.limits import CLIENT_OPTIONS
@@ -155,6 +161,8 @@ class AsyncClient:
                 if answer.status == health_pb2.HealthCheckResponse.SERVING:
                     return
                 last = f"its health is {answer.ServingStatus.Name(answer.status)}"
+            except DeadlineExceeded:
+                pass  # the loop ends; `last` holds the cause
             except ClientError as error:
                 last = str(error)
             await asyncio.sleep(min(0.05, max(deadline - time.monotonic(), 0)))

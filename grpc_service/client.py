@@ -18,7 +18,7 @@ from edgellama.grpc_service.call import (
     generation_spec,
     tokenize_request,
 )
-from edgellama.grpc_service.client_errors import Unavailable, from_rpc
+from edgellama.grpc_service.client_errors import DeadlineExceeded, Unavailable, from_rpc
 from edgellama.grpc_service.control_pb2_grpc import ControlServiceStub
 from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
 from edgellama.grpc_service.limits import CLIENT_OPTIONS
@@ -148,7 +148,9 @@ class Client:
                     return
                 last = f"its health is {answer.ServingStatus.Name(answer.status)}"
             except grpc.RpcError as error:
-                last = str(from_rpc(error))
+                failure = from_rpc(error)
+                if not isinstance(failure, DeadlineExceeded):  # which would hide the cause
+                    last = str(failure)
             time.sleep(min(0.05, max(deadline - time.monotonic(), 0)))
         raise Unavailable(f"{self._target} is not ready after {timeout:g} s: {last}")
 

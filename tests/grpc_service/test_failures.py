@@ -129,7 +129,7 @@ async def _read(stream) -> str:
 
 
 async def test_queue_full_tells_when_to_come_back(engine, server, client):
-    engine.max_requests = 1
+    engine.max_requests, engine.step_seconds = 1, 0.005
     running = client.stream("ab")
     first = aiter(running)  # held: a lost iterator cancels the stream
     await anext(first)
@@ -199,8 +199,9 @@ async def test_client_cancel_frees_the_engine_at_once(engine, client):
 
 
 async def test_deadline_frees_the_engine_and_keeps_the_part(engine, client):
+    engine.step_seconds = 0.005
     with pytest.raises(DeadlineExceeded) as caught:
-        await _read(client.stream("ab", timeout=0.15))
+        await _read(client.stream("ab", timeout=0.4))
     assert caught.value.partial.text.startswith("abab")
     with pytest.raises(DeadlineExceeded):
         await client.generate("ab", timeout=0.1)

@@ -15,7 +15,12 @@ from serving_engine import MANIFEST, until
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from edgellama.grpc_service.aio_client import AsyncClient
-from edgellama.grpc_service.client_errors import InvalidRequest, Overloaded, ServerError
+from edgellama.grpc_service.client_errors import (
+    InvalidRequest,
+    Overloaded,
+    ServerError,
+    Unavailable,
+)
 from edgellama.grpc_service.server import Server
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.chat import ChatMessage
@@ -183,7 +188,8 @@ async def test_refusals_of_the_engine_name_the_field_on_the_wire(client, prompt,
     assert caught.value.field == field
 
 
-async def test_duplicate_id_is_refused_and_the_first_goes_on(client):
+async def test_duplicate_id_is_refused_and_the_first_goes_on(backend, client):
+    backend.step_seconds = 0.005
     stream = client.stream("a", max_new_tokens=60, request_id="twice")
     iterator = aiter(stream)
     await anext(iterator)
@@ -231,7 +237,8 @@ async def test_random_cancels_free_every_slot(engine, server, client):
     assert engine.stats().waiting == 0
 
 
-async def test_engine_failure_ends_every_stream_and_turns_health(engine, backend, server, client):
+async def test_engine_failure_ends_every_stream_and_turns_health(backend, server, client):
+    backend.step_seconds = 0.02
     streams = [client.stream("a", max_new_tokens=80) for _ in range(3)]
     iterators = [aiter(stream) for stream in streams]
     for iterator in iterators:
@@ -245,14 +252,16 @@ async def test_engine_failure_ends_every_stream_and_turns_health(engine, backend
         assert "secret" not in str(caught.value)
     with pytest.raises(ServerError):
         await client.generate("a")
+    with pytest.raises(Unavailable, match="NOT_SERVING"):
+        await client.wait_ready(0.3)
 
 
 async def test_drain_finishes_what_waits_for_a_slot_too(engine, backend, server: Server):
     backend.step_seconds = 0.01
     async with AsyncClient(server.address) as client:
         calls = [
-            asyncio.ensure_future(client.generate(f"{i}", max_new_tokens=20)) for i in range(10)
+            asyncio.ensure_future(client.generate(f"{i}", max_new_tokens=60)) for i in range(10)
         ]
         await until(lambda: engine.stats().running + engine.stats().waiting == 10)
         assert await server.drain(10) is True
-        assert [len((await call).token_ids) for call in calls] == [20] * 10
+        assert [len((await call).token_ids) for call in calls] == [60] * 10
