@@ -226,6 +226,31 @@ def test_uniform_numbers_are_even_and_unrelated() -> None:
     assert 0 <= uniform(2**64 - 1, 10**6) < 1
 
 
+@pytest.mark.parametrize(
+    ("rules", "prompt", "expected"),
+    [
+        (Sampling(temperature=0.0, frequency_penalty=1.0), (), [0, 0, 0, 0, 1]),
+        (Sampling(temperature=0.0, presence_penalty=4.0), (), [0, 1, 0, 0, 0]),
+        (Sampling(temperature=0.0, repetition_penalty=4.0), (), [0, 1, 0, 0, 0]),
+        (Sampling(temperature=0.0, repetition_penalty=4.0), (0,), [1, 0, 0, 0, 0]),
+        (Sampling(temperature=0.0, presence_penalty=4.0), (0,), [0, 1, 0, 0, 0]),
+    ],
+)
+def test_penalties_by_hand(rules: Sampling, prompt: tuple[int, ...], expected: list[int]) -> None:
+    running = state(rules, prompt)
+    logits = np.array([[3, 1 if rules.repetition_penalty > 1 else 0, -9]], np.float32)
+    assert [Sampler(3).sample(logits, [running])[0].token for _ in range(5)] == expected
+
+
+def test_top_p_counts_shares_of_what_top_k_left() -> None:
+    scores = np.log(np.array([0.4, 0.3, 0.2, 0.1], np.float32))
+    # 0.4 of 0.7 is more than half, of 1.0 it is not.
+    assert draw_at(scores, Sampling(top_k=2, top_p=0.5), 0.999) == 0
+    assert draw_at(scores, Sampling(top_p=0.5), 0.999) == 1
+    # min-p is a share of the largest probability: 0.4 * 0.6 lies between 0.2 and 0.3.
+    assert draw_at(scores, Sampling(min_p=0.6), 0.999) == 1
+
+
 @pytest.mark.parametrize("vocab", [3, 255, 256, 257, 512, 700])
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1 - 2.0**-53, 1.0])
 def test_no_share_reaches_a_token_of_weight_zero(vocab: int, share: float) -> None:
