@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,35 @@ def test_python_3_10_imports_the_core(tmp_path: Path) -> None:
         [python_3_10(), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_python_3_10_runs_an_engine(tmp_path: Path) -> None:
+    """Install the base package and a runtime alone, and ask an engine that was built elsewhere."""
+    python = python_3_10()
+    engine, sources = tmp_path / "engine", tmp_path / "sources"
+    build = [sys.executable, "-m", "edgellama.cli", "build", "cpu-tiny", "--out", str(engine)]
+    subprocess.run([*build, "--json"], capture_output=True, check=True)
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "engines", "tests", "*.egg-info")
+    shutil.copytree(ROOT, sources, ignore=ignored)  # pip leaves a build folder in the sources
+    subprocess.run([python, "-m", "venv", str(tmp_path / "venv")], check=True)
+    programs = tmp_path / "venv" / "bin"
+    install = [programs / "python", "-m", "pip", "install", "-q", f"{sources}[cpu]"]
+    subprocess.run(install, cwd=tmp_path, check=True)
+    listed = subprocess.run(
+        [programs / "python", "-m", "pip", "list", "--format", "json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = {package["name"] for package in json.loads(listed.stdout)}
+    assert not names & {"torch", "transformers", "onnx", "safetensors"}
+    question = ["--chat", "What is the capital of France?", "--temperature", "0", "--json"]
+    answer = subprocess.run(
+        [programs / "edgellama", "generate", str(engine), *question],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "Paris" in json.loads(answer.stdout)["text"]
