@@ -83,8 +83,7 @@ class StreamDecoder:
         if self.matched is not None:
             return ""
         text = self._release(self._utf8.decode(b"", final=True))
-        held, self._held = self._held, ""
-        return text if self.matched is not None else text + held
+        return text + self._held  # a match just now leaves nothing held
 
     def _release(self, text: str) -> str:
         """Return `text`, after what was held, up to a match or a possible beginning of one."""

@@ -36,6 +36,13 @@ def test_a_llama_template_renders_roles_contents_and_the_prompt() -> None:
     assert render(LLAMA, messages) == body + "<h>assistant</h>\n\n"
 
 
+def test_blocks_leave_no_lines_and_no_indentation() -> None:
+    source = (
+        "{% for m in messages %}\n  {% if true %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}\n"
+    )
+    assert render(source) == "hello\n"
+
+
 def test_it_renders_as_transformers_does() -> None:
     transformers = pytest.importorskip("transformers.utils.chat_template_utils")
     source = (
