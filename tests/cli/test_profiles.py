@@ -62,7 +62,7 @@ def test_plan_follows_the_overrides(checkpoint: str) -> None:
     options = ["--slots", "2", "--capacity", "64", "--precision", "fp32"]
     done = CliRunner().invoke(main, ["plan", "cpu-tiny", "--model", checkpoint, "--json", *options])
     document = json.loads(done.stdout)
-    assert document["kv_bytes"] == 2 * 64 * 1280
+    assert document["kv_bytes"] == 2 * 64 * 2560
     assert document["weight_bytes"] == 260_032 * 4
 
 

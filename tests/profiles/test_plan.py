@@ -68,6 +68,7 @@ def test_the_parameter_counts_are_the_published_ones(model: ModelConfig, paramet
 
 
 def test_kv_bytes_per_token() -> None:
+    assert STORIES.kv_bytes_per_token(4, head_multiple=16) == 2560
     assert LLAMA_8B.kv_bytes_per_token(2) == 128 * 1024  # fp16: 2 x 32 layers x 8 x 128 x 2 B
     assert STORIES.kv_bytes_per_token(4) == 1280
 
@@ -93,10 +94,11 @@ def test_the_plan_by_hand() -> None:
     norms = 11 * 64 * 4
     assert layer == 29_120
     assert plan.weight_bytes == 5 * layer + table + norms == 185_280
-    assert plan.kv_bytes == 16 * 512 * 1280
+    # Heads of 8 are stored as 16: 2 x 5 layers x 4 heads x 16 x 4 bytes a token.
+    assert plan.kv_bytes == 16 * 512 * 2560
     # 64 rows of a chunk, three times gate and up side by side, and 16 rows of logits.
     assert plan.activation_bytes == 64 * 4 * 3 * 344 + 16 * 512 * 4
-    assert plan.total_bytes == 185_280 + 10_485_760 + 296_960
+    assert plan.total_bytes == 185_280 + 20_971_520 + 296_960
     assert plan.memory_bytes == 2**30
     assert plan.fits and plan.as_dict()["fits"] is True
 
