@@ -68,13 +68,22 @@ def portable_model(checkpoint: Checkpoint, dtype: str) -> ir.Model:
 
 
 def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str) -> None:
-    """Write a graph and its external data, one tensor in memory at a time."""
+    """Write a graph and its external data, one tensor in memory at a time.
+
+    Raises what a weight's reader raises (ExportError for NaN, for example), not its wrappings.
+    """
 
     def step(_tensor: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
         if progress is not None:
             progress(what, info.index + 1, info.total)
 
-    ir.save(model, path, external_data=f"{path.name}.data", callback=step, alignment=4096)
+    try:
+        ir.save(model, path, external_data=f"{path.name}.data", callback=step, alignment=4096)
+    except ir.serde.SerdeError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise cause from None
 
 
 def export_portable(

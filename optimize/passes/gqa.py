@@ -72,8 +72,8 @@ def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
     """Return the two length inputs, adding them to the graph at their first use."""
     present = {value.name: value for value in graph.inputs}
     if SEQLENS_K not in present:
-        lengths = ir.Input(SEQLENS_K, ir.Shape(["batch"]), ir.TensorType(ir.DataType.INT32))
-        total = ir.Input(TOTAL_LENGTH, ir.Shape([]), ir.TensorType(ir.DataType.INT32))
+        lengths = ir.val(SEQLENS_K, ir.DataType.INT32, ["batch"])
+        total = ir.val(TOTAL_LENGTH, ir.DataType.INT32, [])
         graph.inputs.extend([lengths, total])
         return lengths, total
     return present[SEQLENS_K], present[TOTAL_LENGTH]

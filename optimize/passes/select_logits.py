@@ -31,7 +31,7 @@ def select_logits(model: ir.Model) -> int:
     features = weight.shape[0] if weight.shape is not None else None
     if not isinstance(features, int):
         raise ValueError("the head's weight has no static shape")
-    rows = ir.Input(LOGITS_INDICES, ir.Shape(["rows"]), ir.TensorType(ir.DataType.INT64))
+    rows = ir.val(LOGITS_INDICES, ir.DataType.INT64, ["rows"])
     graph.inputs.append(rows)
     flat_shape = shared_initializer(
         graph, "head.flat_shape", ir.tensor(np.array([-1, features], np.int64))

@@ -1,0 +1,164 @@
+"""The portable graph is transformers' own model, on any runtime that keeps to the standard."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+import onnx
+import onnxruntime as ort
+import torch
+from transformers import LlamaForCausalLM
+
+from edgellama.export.checkpoint import ExportError, open_checkpoint
+from edgellama.export.reference import reference_logits
+from edgellama.export.stage import require_disk_space, staged_directory
+from edgellama.export.to_onnx import export_portable
+from edgellama.optimize.portable_session import PortableSession
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+IDS = [256, *range(40, 71)]
+
+
+@pytest.fixture(scope="module", params=["tied", "untied-llama3-rope"])
+def folder(request: pytest.FixtureRequest, make_checkpoint: Callable[..., Path]) -> Path:
+    if request.param == "tied":
+        return make_checkpoint()
+    return make_checkpoint(
+        tie_word_embeddings=False, rope_parameters=LLAMA3_ROPE, head_dim=32, num_key_value_heads=1
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("portable") / "model"
+    report = export_portable(folder, out)
+    assert report.bytes == sum(path.stat().st_size for path in out.iterdir())
+    return out
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> np.ndarray:
+    with torch.no_grad():
+        model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        logits: np.ndarray = model(torch.tensor([IDS])).logits[0].numpy()
+    return logits
+
+
+def test_the_reference_is_transformers(folder: Path, expected: np.ndarray) -> None:
+    (logits,) = reference_logits(open_checkpoint(folder), [IDS])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("chunks", [[32], [1] * 32, [5, 20, 7]])
+def test_logits_equal_transformers_whole_and_in_chunks(
+    exported: Path, folder: Path, expected: np.ndarray, chunks: list[int]
+) -> None:
+    session = PortableSession(exported / "model.onnx", open_checkpoint(folder).model)
+    logits = session.logits(IDS, chunks)
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_batch_and_past_are_dynamic(exported: Path, folder: Path, expected: np.ndarray) -> None:
+    model = open_checkpoint(folder).model
+    session = ort.InferenceSession(str(exported / "model.onnx"))
+    empty = np.zeros((3, model.num_kv_heads, 0, model.head_dim), np.float32)
+    feed = {
+        "input_ids": np.array([IDS, IDS[::-1], IDS]),
+        "position_ids": np.tile(np.arange(len(IDS)), (3, 1)),
+        **{value.name: empty for value in session.get_inputs()[2:]},
+    }
+    logits = session.run(["logits"], feed)[0]
+    assert logits.shape == (3, len(IDS), model.vocab_size)
+    np.testing.assert_allclose(logits[2], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+
+
+def test_the_graph_is_standard_and_tells_nothing_of_this_machine(exported: Path) -> None:
+    model = onnx.load(exported / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(str(exported / "model.onnx"))
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 23)]
+    assert sum(node.op_type == "Attention" for node in model.graph.node) == 2
+    names = {tensor.name for tensor in model.graph.initializer}
+    assert "model.layers.1.self_attn.q_proj.weight" in names
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(metadata["edgellama.config"])["num_layers"] == 2
+    content = (exported / "model.onnx").read_bytes()
+    assert b"site-packages" not in content and os.fsencode(Path.home()) not in content
+
+
+def test_half_precision_export_is_half_the_size(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = make_checkpoint(num_hidden_layers=1)
+    wide = export_portable(folder, tmp_path / "wide")
+    half = export_portable(folder, tmp_path / "half", dtype="float16")
+    data = "model.onnx.data"
+    ratio = (half.model / data).stat().st_size / (wide.model / data).stat().st_size
+    assert 0.49 < ratio < 0.53
+
+
+def test_a_value_beyond_float16_is_refused(
+    make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = make_checkpoint(num_hidden_layers=1)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = 1e6
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ExportError, match=r"model\.norm\.weight exceeds the float16 range"):
+        export_portable(folder, tmp_path / "out", dtype="float16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refusals_come_first_and_write_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="dtype is 'int3'"):
+        export_portable(tmp_path, tmp_path / "out", dtype="int3")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_staged_directory_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), staged_directory(out) as staging:
+        (staging / "new").write_text("half")
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "old").read_text() == "old"
+    with staged_directory(out) as staging:
+        (staging / "new").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in out.iterdir()] == ["new"]
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    leftover = tmp_path / f".out.staging-{child}"
+    leftover.mkdir()
+    with staged_directory(tmp_path / "out"):
+        assert not leftover.exists()
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="free some space"):
+        require_disk_space(tmp_path / "not" / "there", 1 << 60, "the engine")

@@ -1,0 +1,138 @@
+"""Every pass fires as often as the model's shape says, once, and leaves the numbers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+
+import onnx_ir as ir
+
+from edgellama.export.to_onnx import export_portable
+from edgellama.optimize.passes.gqa import fuse_gqa
+from edgellama.optimize.passes.pack_qkv import pack_qkv
+from edgellama.optimize.passes.rms_norm import fuse_rms_norm
+from edgellama.optimize.passes.rotary import angle_tables, fuse_rotary
+from edgellama.optimize.passes.skip_rms_norm import fuse_skip_rms_norm
+from edgellama.optimize.pipeline import BuildError, PassStep, run_passes
+from edgellama.optimize.portable_session import PortableSession
+from edgellama.optimize.targets.ort import ort_steps
+from edgellama.profiles.model import ModelConfig, read_model_config
+from edgellama.profiles.profile import Precision
+
+IDS = [256, *range(60, 90)]
+LAYERS = 2
+
+
+@pytest.fixture(scope="module")
+def checkpoint(make_checkpoint: Callable[..., Path]) -> Path:
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="module")
+def portable(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("portable") / "model"
+    export_portable(checkpoint, out)
+    return out / "model.onnx"
+
+
+@pytest.fixture(scope="module")
+def config(checkpoint: Path) -> ModelConfig:
+    return read_model_config(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def expected(portable: Path, config: ModelConfig) -> np.ndarray:
+    return PortableSession(portable, config).logits(IDS)
+
+
+@pytest.fixture
+def model(portable: Path) -> ir.Model:
+    return ir.load(portable)
+
+
+STANDARD: list[tuple[str, Callable[[ir.Model], int], int]] = [
+    ("rms_norm", fuse_rms_norm, 2 * LAYERS + 1),
+    ("rotary", lambda model: fuse_rotary(model, rows=64), 2 * LAYERS),
+    ("pack_qkv", pack_qkv, LAYERS),
+    ("skip_rms_norm", fuse_skip_rms_norm, 2 * LAYERS),
+]
+
+
+def test_passes_that_keep_the_interface_keep_the_logits(
+    model: ir.Model, config: ModelConfig, expected: np.ndarray, tmp_path: Path
+) -> None:
+    for name, run, count in STANDARD:
+        assert run(model) == count, name
+        assert run(model) == 0, f"{name} fired again"
+        path = tmp_path / name / "model.onnx"
+        path.parent.mkdir()
+        ir.save(model, path, external_data="model.onnx.data")
+        logits = PortableSession(path, config).logits(IDS, [9, 1, 21])
+        np.testing.assert_allclose(
+            logits, expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name
+        )
+
+
+def test_gqa_replaces_attention_mask_and_positions(model: ir.Model) -> None:
+    for _, run, _ in STANDARD[:3]:
+        run(model)
+    assert fuse_gqa(model) == LAYERS
+    assert fuse_gqa(model) == 0
+    kinds = Counter(node.op_type for node in model.graph)
+    assert kinds["GroupQueryAttention"] == LAYERS
+    assert not {"Attention", "RotaryEmbedding", "Split", "LessOrEqual", "Range"} & set(kinds)
+    names = [value.name for value in model.graph.inputs]
+    assert "position_ids" not in names
+    assert {"seqlens_k", "total_sequence_length"} <= set(names)
+
+
+def test_gqa_declines_without_its_forerunners(model: ir.Model) -> None:
+    assert fuse_gqa(model) == 0
+    assert sum(node.op_type == "Attention" for node in model.graph) == LAYERS
+
+
+def test_a_changed_norm_is_declined_and_fails_the_build(
+    model: ir.Model, config: ModelConfig
+) -> None:
+    power = next(node for node in model.graph if node.op_type == "Pow")
+    exponent = ir.Value(name="cube", const_value=ir.tensor(np.float32(3.0), name="cube"))
+    model.graph.register_initializer(exponent)
+    power.replace_input_with(1, exponent)
+    step = PassStep("rms_norm", fuse_rms_norm, 2 * LAYERS + 1)
+    with pytest.raises(BuildError, match=f"rms_norm fired {2 * LAYERS} times"):
+        run_passes(model, (step,))
+
+
+@pytest.mark.parametrize("embedding", ["fp32", "fp16", "int8", "int4_rtn"])
+@pytest.mark.parametrize("weights", ["fp32", "fp16", "int8", "int4_rtn"])
+def test_every_precision_reaches_its_counts(
+    model: ir.Model, config: ModelConfig, weights: str, embedding: str
+) -> None:
+    precision = Precision(weights=weights, embedding=embedding, kv="fp32", block_size=32)
+    counts = run_passes(model, ort_steps(config, precision, 64))
+    assert counts["gqa"] == LAYERS
+    kinds = Counter(node.op_type for node in model.graph)
+    quantized_layers = 5 * LAYERS if weights in ("int8", "int4_rtn") else 0
+    quantized_head = 1 if embedding in ("int8", "int4_rtn") else 0
+    assert kinds["MatMulNBits"] == quantized_layers + quantized_head
+    assert kinds["MatMul"] == 5 * LAYERS + 1 - quantized_layers - quantized_head
+    assert kinds["GatherBlockQuantized"] == quantized_head
+    assert kinds["DequantizeLinear"] == 0
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            assert len(node.inputs) == 3, "a zero point or group index loses the fast kernel"
+
+
+def test_angle_tables_agree_with_the_definition() -> None:
+    inverse = (1 / 10000 ** (np.arange(0, 16, 2) / 16)).astype(np.float32)
+    cos, sin = angle_tables(inverse, 40)
+    assert cos.shape == sin.shape == (40, 8)
+    np.testing.assert_allclose(cos[17, 3], np.cos(17 * 1 / 10000 ** (6 / 16)), rtol=1e-5)
+    np.testing.assert_allclose(cos**2 + sin**2, 1, rtol=1e-6)
