@@ -352,3 +352,31 @@ def test_largest_equals_a_stable_sort(vocab: int, share: float, levels: int, see
     count = max(1, min(vocab, round(share * vocab)))
     expected = np.argsort(-values, kind="stable")[:count]
     assert largest(values, count).tolist() == expected.tolist()
+
+
+@pytest.mark.slow
+def test_the_reference_is_what_transformers_computes() -> None:
+    torch = pytest.importorskip("torch")
+    process = pytest.importorskip("transformers.generation.logits_process")
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        raw = (rng.standard_normal(int(rng.choice([50, 700]))) * 3).astype(np.float32)
+        rules = Sampling(
+            temperature=float(rng.choice([0.3, 0.7, 1.4])),
+            top_k=int(rng.choice([1, 5, 40])),
+            top_p=float(rng.choice([1.0, 0.93, 0.41])),
+            min_p=float(rng.choice([0.0, 0.05, 0.3])),
+            repetition_penalty=float(rng.choice([1.0, 1.3])),
+        )
+        prompt = [1, 2, 3, 3]
+        scores = torch.tensor(raw)[None]
+        for step in (
+            process.RepetitionPenaltyLogitsProcessor(rules.repetition_penalty),
+            process.TemperatureLogitsWarper(rules.temperature),
+            process.TopKLogitsWarper(rules.top_k),
+            process.TopPLogitsWarper(rules.top_p),
+            process.MinPLogitsWarper(rules.min_p),
+        ):
+            scores = step(torch.tensor([prompt]), scores)
+        ours = distribution(adjusted_reference(raw, rules, prompt, [], ()), rules)
+        np.testing.assert_allclose(ours, torch.softmax(scores, -1)[0].numpy(), atol=1e-6)
