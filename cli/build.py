@@ -8,8 +8,8 @@ import click
 
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.progress import progress
-from edgellama.cli.size import size
-from edgellama.cli.verb import Verb, print_json
+from edgellama.cli.report import print_report
+from edgellama.cli.verb import Verb
 from edgellama.profiles.profile import load_profile
 
 
@@ -34,15 +34,7 @@ def command(
     from edgellama.optimize.build import build_engine
 
     directory = out or Path("engines") / wanted.name
-    with progress() as report:
+    with progress() as show:
         checkpoint = resolve_model(model or wanted.model)
-        result = build_engine(wanted, checkpoint, directory, progress=report, force=force)
-    if as_json:
-        print_json(result.as_dict())
-        return
-    state = "unchanged" if result.skipped else f"built in {result.seconds:.1f} s"
-    click.echo(f"engine       {result.engine} ({state})")
-    click.echo(f"size         {size(result.bytes)}")
-    click.echo(f"peak memory  {size(result.peak_rss_bytes)}")
-    for name, value in result.verify.items():
-        click.echo(f"verify       {name} = {value}")
+        report = build_engine(wanted, checkpoint, directory, progress=show, force=force)
+    print_report(report, as_json=as_json)

@@ -35,7 +35,7 @@ _RUNTIME = ("onnxruntime", "onnxruntime-gpu")
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "generate, chat, evaluate, bench latency": _BASE,
     "serve, client, bench serve": (*_BASE, *_GRPC),
-    "build, export": (*_BASE, *_COMPILE),
+    "build, export, optimize": (*_BASE, *_COMPILE),
 }
 _INTERESTING_FLAGS = (
     "avx2",

@@ -49,6 +49,26 @@ def test_an_unchanged_build_is_skipped(engine: str, checkpoint: Path) -> None:
     assert report["skipped"] is True
 
 
+@pytest.fixture(scope="module")
+def exported(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The portable model."""
+    out = tmp_path_factory.mktemp("exported") / "model"
+    report = document("export", str(checkpoint), "--out", str(out))
+    assert Path(report["model"]) == out
+    return str(out)
+
+
+def test_export_and_optimize_are_build(exported: str, engine: str, tmp_path: Path) -> None:
+    options = ("--precision", "fp32", "--slots", "4", "--capacity", "96")
+    out = str(tmp_path / "engine")
+    arguments = ("optimize", exported, "--profile", "cpu-tiny", "--out", out, *options)
+    assert document(*arguments)["skipped"] is False
+    drawing = ("--token-ids", IDS, "--max-new-tokens", "24", "--temperature", "0")
+    assert document("generate", out, *drawing) == document("generate", engine, *drawing)
+    again = run(*arguments)
+    assert again.exit_code == 0 and "unchanged" in again.stdout
+
+
 def test_generate_draws_the_tokens_of_transformers(engine: str, model: Any) -> None:
     import torch
 

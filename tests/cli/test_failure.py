@@ -19,6 +19,7 @@ MISTAKES = (
     ["plan", "no-such-device"],
     ["plan", "cpu-tiny", "--model", "/no/such/folder"],
     ["build", "cpu-tiny", "--slots", "0"],
+    ["optimize", "/no/such/model", "--profile", "cpu-tiny", "--out", "/tmp/none"],
     ["inspect", "/no/such/engine"],
     ["generate", "/no/such/engine", "--prompt", "a"],
     ["generate", "/no/such/engine", "--prompt", "a", "--top-p", "1.5"],
