@@ -23,7 +23,7 @@ def command(profile: str, model: str | None, override: Override, as_json: bool) 
     from edgellama.export.resolve import resolve_model
 
     source = model or wanted.model
-    config = read_model_config(resolve_model(source))
+    config = read_model_config(resolve_model(source, config_only=True))
     plan = make_plan(config, wanted)
     if as_json:
         require_fit(config, wanted)

@@ -11,15 +11,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from edgellama.export.error import ExportError
 from edgellama.profiles.model import ModelConfig, read_model_config
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 FLOAT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-class ExportError(ValueError):
-    """A checkpoint that cannot be exported, or an export that cannot be written."""
 
 
 @dataclass(frozen=True)

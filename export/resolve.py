@@ -5,15 +5,16 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from edgellama.export.checkpoint import ExportError
+from edgellama.export.error import ExportError
 
 EMBEDDED = "tiny"
 _PATTERNS = ["*.json", "*.safetensors", "*.jinja"]
 
 
-def resolve_model(model: str) -> Path:
+def resolve_model(model: str, *, config_only: bool = False) -> Path:
     """Return the folder of `model`: `tiny`, a local folder, or a hub id `owner/name[@revision]`.
 
+    `config_only` downloads `config.json` of a hub model and nothing else: enough for a plan.
     Hub models are downloaded by huggingface_hub, which resumes, shows its progress and honours
     `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE`. Raises ExportError.
     """
@@ -28,17 +29,17 @@ def resolve_model(model: str) -> Path:
             f"model {model!r} is neither a folder nor a hub id; give the path of a Hugging Face "
             f"checkpoint, a hub id such as meta-llama/Llama-3.2-1B-Instruct, or {EMBEDDED!r}"
         )
-    return _download(model)
+    return _download(model, ["config.json"] if config_only else _PATTERNS)
 
 
-def _download(model: str) -> Path:
+def _download(model: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     repository, _, revision = model.partition("@")
     try:
         return Path(
-            snapshot_download(repository, revision=revision or None, allow_patterns=_PATTERNS)
+            snapshot_download(repository, revision=revision or None, allow_patterns=patterns)
         )
     except HFValidationError as error:
         raise ExportError(f"model {model!r}: not a hub id: {error}") from error

@@ -13,7 +13,8 @@ from typing import Any
 import onnx_ir as ir
 from transformers import AutoConfig
 
-from edgellama.export.checkpoint import Checkpoint, ExportError, open_checkpoint
+from edgellama.export.checkpoint import Checkpoint, open_checkpoint
+from edgellama.export.error import ExportError
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.trace import trace_llama
 from edgellama.export.weights import IR_DTYPES, attach_weights

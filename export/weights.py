@@ -10,7 +10,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
-from edgellama.export.checkpoint import Checkpoint, ExportError
+from edgellama.export.checkpoint import Checkpoint
+from edgellama.export.error import ExportError
 
 IR_DTYPES = {
     "float32": (torch.float32, ir.DataType.FLOAT),

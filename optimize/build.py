@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -15,13 +15,20 @@ from typing import Any
 import onnx_ir as ir
 
 from edgellama.export.generation import read_generation
+from edgellama.export.reference import as_stored
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
 from edgellama.optimize.passes.match import dim
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.source import CheckpointSource, PortableSource, Source
+from edgellama.optimize.stored_weights import StoredWeights
 from edgellama.optimize.targets.ort import finish_interface, ort_steps
-from edgellama.optimize.verify import verification_fault, verification_prompts, verify_engine
+from edgellama.optimize.verify import (
+    Logits,
+    verification_fault,
+    verification_prompts,
+    verify_engine,
+)
 from edgellama.profiles.plan import Plan, require_fit
 from edgellama.profiles.profile import Profile
 from edgellama.runtime.manifest import (
@@ -143,12 +150,14 @@ def _verify(
             if progress is not None:
                 progress("verify", done, total)
 
-        result = verify_engine(
-            backend,
-            prompts,
-            manifest.profile.limits.prefill_chunk,
-            lambda sequences: source.reference(sequences, on_layer),
-        )
+        stored = StoredWeights(manifest.model, manifest.profile.precision)
+
+        def reference(sequences: Sequence[Sequence[int]]) -> tuple[list[Logits], list[Logits]]:
+            original, rounded = source.reference(sequences, on_layer, (as_stored, stored))
+            return original, rounded
+
+        chunk = manifest.profile.limits.prefill_chunk
+        result = verify_engine(backend, prompts, chunk, reference)
     finally:
         backend.close()
     fault = verification_fault(result, manifest.profile.precision.weights)

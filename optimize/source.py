@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +14,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgellama.export.checkpoint import open_checkpoint
-from edgellama.export.reference import reference_logits
+from edgellama.export.reference import Variant, as_stored, reference_logits
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
     FINGERPRINT_KEY,
@@ -21,6 +22,8 @@ from edgellama.export.to_onnx import (
     SOURCE_KEY,
     portable_model,
 )
+from edgellama.optimize.passes.match import dims
+from edgellama.optimize.passes.quantize_tables import TABLE
 from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.portable_session import PortableSession
 from edgellama.profiles.model import ModelConfig, RopeScaling
@@ -42,8 +45,10 @@ class Source(Protocol):
     def graph(self) -> ir.Model:
         """Return the portable float32 graph; its weights are read when they are written."""
 
-    def reference(self, sequences: Sequence[Sequence[int]], on_layer: OnLayer) -> list[Logits]:
-        """Return the logits [length, vocab] that the engine must reproduce, for each sequence."""
+    def reference(
+        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, variants: Sequence[Variant]
+    ) -> list[list[Logits]]:
+        """Return logits [length, vocab] of the float32 model, per variant and sequence."""
 
 
 class CheckpointSource:
@@ -63,9 +68,11 @@ class CheckpointSource:
         """Trace the model."""
         return portable_model(self._checkpoint, "float32")
 
-    def reference(self, sequences: Sequence[Sequence[int]], on_layer: OnLayer) -> list[Logits]:
+    def reference(
+        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, variants: Sequence[Variant]
+    ) -> list[list[Logits]]:
         """Run transformers' layers in float32, one in memory at a time."""
-        return reference_logits(self._checkpoint, sequences, on_layer)
+        return reference_logits(self._checkpoint, sequences, on_layer, variants)
 
 
 class PortableSource:
@@ -111,11 +118,46 @@ class PortableSource:
             )
         return model
 
-    def reference(self, sequences: Sequence[Sequence[int]], on_layer: OnLayer) -> list[Logits]:
-        """Run the portable graph itself."""
-        session = PortableSession(self._path, self.model)
-        logits = []
-        for index, sequence in enumerate(sequences):
-            logits.append(session.logits(sequence))
-            on_layer(index + 1, len(sequences))
-        return logits
+    def reference(
+        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, variants: Sequence[Variant]
+    ) -> list[list[Logits]]:
+        """Run the portable graph itself; another variant as a temporary copy."""
+        results = []
+        for index, variant in enumerate(variants):
+            with tempfile.TemporaryDirectory() as folder:
+                path = self._path
+                if variant is not as_stored:
+                    path = Path(folder) / GRAPH_NAME
+                    self._write_variant(path, variant)
+                session = PortableSession(path, self.model)
+                results.append([session.logits(sequence) for sequence in sequences])
+            on_layer(index + 1, len(variants))
+        return results
+
+    def _write_variant(self, path: Path, variant: Variant) -> None:
+        """Write the graph with every matrix replaced by what `variant` makes of it."""
+        model = self.graph()
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or len(tensor.shape) != 2 or not name.endswith(".weight"):
+                continue
+            value.const_value = ir.LazyTensor(
+                _varied(tensor, name, variant),
+                dtype=tensor.dtype,
+                shape=ir.Shape(dims(tensor.shape)),
+                name=name,
+            )
+        ir.save(model, path, external_data=f"{path.name}.data")
+
+
+def _varied(
+    tensor: ir.TensorProtocol, name: str, variant: Variant
+) -> Callable[[], ir.TensorProtocol]:
+    def read() -> ir.TensorProtocol:
+        weight = tensor.numpy()
+        if name != TABLE:  # linears are stored [K, N]
+            weight = np.ascontiguousarray(weight.T)
+        varied = variant(name, weight)
+        return ir.Tensor(varied if name == TABLE else np.ascontiguousarray(varied.T), name=name)
+
+    return read

@@ -61,9 +61,11 @@ def weight_bytes(model: ModelConfig, profile: Profile) -> int:
     """Return the bytes of all weights as the profile stores them."""
     precision, block = profile.precision.weights, profile.precision.block_size
     hidden, middle = model.hidden_size, model.intermediate_size
+    head_dim = padded(model.head_dim, HEAD_MULTIPLE[profile.build.target])
+    query, kv = model.num_heads * head_dim, model.num_kv_heads * head_dim
     layer = (
-        matrix_bytes(hidden, model.query_size + 2 * model.kv_size, precision, block)
-        + matrix_bytes(model.query_size, hidden, precision, block)
+        matrix_bytes(hidden, query + 2 * kv, precision, block)
+        + matrix_bytes(query, hidden, precision, block)
         + 2 * matrix_bytes(hidden, middle, precision, block)
         + matrix_bytes(middle, hidden, precision, block)
     )

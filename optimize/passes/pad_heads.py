@@ -23,7 +23,7 @@ def padded_head_dim(head_dim: int) -> int:
     return -(-head_dim // MULTIPLE) * MULTIPLE
 
 
-def _places(heads: int, head_dim: int) -> np.ndarray:
+def head_places(heads: int, head_dim: int) -> np.ndarray:
     """Return where each of `heads * head_dim` features goes among the widened heads.
 
     Rotation pairs feature i with i + half, so each half is padded at its own end.
@@ -92,7 +92,7 @@ def pad_heads(model: ir.Model) -> int:
         if wide == head_dim:
             continue
         total = heads + 2 * kv
-        columns, rows = _places(total, head_dim), _places(heads, head_dim)
+        columns, rows = head_places(total, head_dim), head_places(heads, head_dim)
         _swap_weight(
             project,
             1,

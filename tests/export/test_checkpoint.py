@@ -14,7 +14,8 @@ pytest.importorskip("torch")
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgellama.export.checkpoint import ExportError, expected_tensors, open_checkpoint
+from edgellama.export.checkpoint import expected_tensors, open_checkpoint
+from edgellama.export.error import ExportError
 from edgellama.export.resolve import resolve_model
 from edgellama.profiles.model import UnsupportedModelError
 

@@ -18,7 +18,8 @@ import onnxruntime as ort
 import torch
 from transformers import LlamaForCausalLM
 
-from edgellama.export.checkpoint import ExportError, open_checkpoint
+from edgellama.export.checkpoint import open_checkpoint
+from edgellama.export.error import ExportError
 from edgellama.export.reference import reference_logits
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import export_portable
@@ -61,7 +62,7 @@ def expected(folder: Path) -> np.ndarray:
 
 
 def test_the_reference_is_transformers(folder: Path, expected: np.ndarray) -> None:
-    (logits,) = reference_logits(open_checkpoint(folder), [IDS])
+    ((logits,),) = reference_logits(open_checkpoint(folder), [IDS])
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 

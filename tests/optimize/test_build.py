@@ -92,6 +92,7 @@ def test_every_precision_builds_runs_and_reports(
     report = optimize_portable(wanted, portable, tmp_path / "engine")
     bar = KL_BARS.get(weights, 2.0)
     assert 0 <= report.verify["kl_mean"] < bar
+    assert 0 <= report.verify["kernel_kl_mean"] < 0.01
     with Engine.load(tmp_path / "engine") as engine:
         request = Request((256, 65, 66), Sampling(temperature=0), Stop(max_new_tokens=8))
         assert engine.generate(request).usage.output_tokens >= 1
@@ -208,9 +209,12 @@ def test_the_manifest_tells_sizes_tools_and_the_plan(portable: Path, tmp_path: P
 
 
 def test_the_bar_of_float_engines() -> None:
-    good = Verification(1, 10, 1.0, 1.0, 0.0, 0.0, 1e-5, 10.0)
+    good = Verification(1, 10, 1.0, 1.0, 0.0, 0.0, 0.0, 1e-5, 10.0)
     assert verification_fault(good, "fp32") is None
     assert "limit for fp32" in str(
         verification_fault(replace(good, max_abs_logit_error=0.1), "fp32")
+    )
+    assert "from its own weights" in str(
+        verification_fault(replace(good, kernel_kl_mean=0.2), "int4_rtn")
     )
     assert "NaN" in str(verification_fault(replace(good, kl_mean=float("nan")), "int8"))
