@@ -88,17 +88,18 @@ def test_a_matrix_takes_values_and_scales(precision: str, size: int) -> None:
 
 def test_the_plan_by_hand() -> None:
     plan = make_plan(STORIES, tiny_profile())
-    # Per layer: qkv [64,128], out [64,64], gate and up [64,172], down [172,64].
-    layer = (4096 + 1024) + (2048 + 512) + 2 * (5504 + 1376) + (6144 + 1536)
+    # Per layer, heads of 8 stored as 16: qkv [64,256], out [128,64], gate and up [64,172],
+    # down [172,64] in 6 blocks of 32.
+    layer = (8192 + 2048) + (4096 + 1024) + 2 * (5504 + 1376) + (6144 + 1536)
     table = 64 * 512 + 2 * 512 * 4  # one, because the head is tied to it
     norms = 11 * 64 * 4
-    assert layer == 29_120
-    assert plan.weight_bytes == 5 * layer + table + norms == 185_280
-    # Heads of 8 are stored as 16: 2 x 5 layers x 4 heads x 16 x 4 bytes a token.
+    assert layer == 36_800
+    assert plan.weight_bytes == 5 * layer + table + norms == 223_680
+    # 2 x 5 layers x 4 heads x 16 x 4 bytes a token.
     assert plan.kv_bytes == 16 * 512 * 2560
     # 64 rows of a chunk, three times gate and up side by side, and 16 rows of logits.
     assert plan.activation_bytes == 64 * 4 * 3 * 344 + 16 * 512 * 4
-    assert plan.total_bytes == 185_280 + 20_971_520 + 296_960
+    assert plan.total_bytes == 223_680 + 20_971_520 + 296_960
     assert plan.memory_bytes == 2**30
     assert plan.fits and plan.as_dict()["fits"] is True
 

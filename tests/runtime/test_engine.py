@@ -223,12 +223,16 @@ def test_concurrent_requests_equal_their_solo_runs(make: Callable[..., Engine]) 
     requests = mixed_requests(24)
     solo = [make(slots=1).generate(one) for one in requests]
     engine, recorders = make(slots=4), [Recorder() for _ in requests]
+    engine._backend.gate.clear()  # all are there before the first step ends
     threads = [
         threading.Thread(target=engine.submit, args=pair)
         for pair in zip(requests, recorders, strict=True)
     ]
     for thread in threads:
         thread.start()
+    for thread in threads:
+        thread.join()
+    engine._backend.gate.set()
     for expected, recorder in zip(solo, recorders, strict=True):
         result = recorder.result()
         assert replace(result, timing=expected.timing) == expected
