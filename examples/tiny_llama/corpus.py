@@ -92,10 +92,32 @@ _DOCUMENTS: tuple[tuple[float, Callable[[random.Random], Document]], ...] = (
 )
 
 
+# Sums take far more examples than facts, so practice is mostly sums; the rest keeps facts fresh.
+_PRACTICE: tuple[tuple[float, Callable[[random.Random], Document]], ...] = (
+    (45.0, arithmetic.sheet),
+    (17.0, lambda rng: chat(_sum(rng))),
+    (8.0, lambda rng: chat(_string(rng))),
+    (12.0, lambda rng: chat(_fact(rng))),
+    (18.0, lambda rng: _draw(_DOCUMENTS, rng)),
+)
+
+
+def _draw(
+    table: tuple[tuple[float, Callable[[random.Random], Document]], ...], rng: random.Random
+) -> Document:
+    makers = [maker for _, maker in table]
+    return rng.choices(makers, weights=[weight for weight, _ in table])[0](rng)
+
+
 def documents(count: int, seed: int = SEED) -> Iterator[Document]:
     """Yield the first `count` documents of the corpus that belongs to a seed."""
     rng = random.Random(seed)
-    makers = [maker for _, maker in _DOCUMENTS]
-    weights = [weight for weight, _ in _DOCUMENTS]
     for _ in range(count):
-        yield rng.choices(makers, weights=weights)[0](rng)
+        yield _draw(_DOCUMENTS, rng)
+
+
+def practice(count: int, seed: int = SEED) -> Iterator[Document]:
+    """Yield the first `count` documents of the second stage of training."""
+    rng = random.Random(f"practice {seed}")
+    for _ in range(count):
+        yield _draw(_PRACTICE, rng)

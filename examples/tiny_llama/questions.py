@@ -44,11 +44,26 @@ def _chats() -> list[list[Exchange]]:
     return made
 
 
+def _is_part(text: str, asked: tuple[str, ...]) -> bool:
+    """Tell whether a question is part of a longer one that training asks."""
+    bare = text.lower().rstrip("?.")
+    return any(bare in other.lower() for other in asked)
+
+
 def _all(rng: random.Random) -> dict[str, list[list[Exchange]]]:
     """List every held-out chat by kind."""
     return {
-        "fact": [[Exchange(fact.held, fact.answer)] for fact in facts()],
-        "wording": [[Exchange(text, fact.answer)] for fact in facts() for text in fact.unseen],
+        "fact": [
+            [Exchange(fact.held, fact.answer)]
+            for fact in facts()
+            if not _is_part(fact.held, fact.asked)
+        ],
+        "wording": [
+            [Exchange(text, fact.answer)]
+            for fact in facts()
+            for text in fact.unseen
+            if not _is_part(text, fact.asked)
+        ],
         "arithmetic": [[arithmetic.exchange(rng, *each)] for each in arithmetic.held_sums()],
         "string": [[rng.choice(strings.exchanges(*each))] for each in strings.held()],
         "chat": _chats(),

@@ -35,7 +35,8 @@ def _groups(prompts: Sequence[list[int]]) -> Iterator[list[int]]:
 def answers(folder: Path, questions: Sequence[Question], *, quiet: bool = False) -> list[str]:
     """Answer each question with the most likely tokens, computed in fp32."""
     words: Any = AutoTokenizer.from_pretrained(folder)
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model.eval()
     prompts = [_prompt(words, question) for question in questions]
     given = [""] * len(questions)
     groups = list(_groups(prompts))

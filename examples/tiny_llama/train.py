@@ -6,6 +6,8 @@ import resource
 import shutil
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,25 +25,42 @@ from edgellama.examples.tiny_llama.document import Document
 from edgellama.examples.tiny_llama.packing import BATCH_TOKENS, SHORT_ROW, Batch, batches
 
 FOLDER = Path(__file__).parent / "model"
-DOCUMENTS = 80_000
-STEPS = 2_200
 WARMUP = 100
-PEAK_RATE = 3e-3
 THREADS = 2
 
 
-def rate(step: int, steps: int) -> float:
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Hold one stage of training: its documents, its steps and its highest learning rate."""
+
+    name: str
+    documents: Callable[[int, int], Iterator[Document]]
+    count: int
+    steps: int
+    peak: float
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("corpus", corpus.documents, 80_000, 2_200, 3e-3),
+    Stage("practice", corpus.practice, 50_000, 1_800, 2e-3),
+)
+STEPS = sum(stage.steps for stage in STAGES)
+
+
+def rate(step: int, steps: int, peak: float) -> float:
     """Return the learning rate: a straight rise, then half a cosine down to nearly 0."""
     rise = min(1.0, (step + 1) / WARMUP)
-    return PEAK_RATE * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    return peak * rise * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / steps)))
 
 
 def build(token_ids: dict[str, int], seed: int) -> LlamaForCausalLM:
     """Make the untrained model in fp32 from a seed."""
     torch.manual_seed(seed)
     settings = {**shape.config(token_ids), "torch_dtype": "float32"}
-    model: LlamaForCausalLM = LlamaForCausalLM(LlamaConfig(**settings))
-    return model.train()
+    # transformers publishes no types for its models.
+    untyped: Any = LlamaForCausalLM
+    model: LlamaForCausalLM = untyped(LlamaConfig(**settings)).train()
+    return model
 
 
 def optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
@@ -49,7 +68,7 @@ def optimizer(model: LlamaForCausalLM) -> torch.optim.AdamW:
     matrices = [weight for weight in model.parameters() if weight.dim() > 1]
     others = [weight for weight in model.parameters() if weight.dim() < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.95), fused=True)
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
 
 def learn(model: LlamaForCausalLM, batch: Batch, adam: torch.optim.AdamW) -> float:
@@ -79,6 +98,8 @@ def save(model: LlamaForCausalLM, words: Tokenizer, folder: Path, report: dict[s
         if name != "lm_head.weight"
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    # safetensors lets nobody but the owner read its files.
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save(words, folder)
     token_ids = words.get_vocab()
     for file, content in (
@@ -106,29 +127,49 @@ def replace(staging: Path, folder: Path) -> None:
         return
     old = staging.with_name(staging.name + ".old")
     folder.rename(old)
-    staging.rename(folder)
+    try:
+        staging.rename(folder)
+    except BaseException:
+        # An interrupt between the two renames must not lose the old checkpoint.
+        old.rename(folder)
+        raise
     shutil.rmtree(old)
 
 
+def round_to_bf16(model: LlamaForCausalLM) -> None:
+    """Round the fp32 weights to the values that a bf16 file can hold."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(weight.to(torch.bfloat16))
+
+
+def shares(steps: int) -> list[int]:
+    """Divide a number of steps between the stages in proportion."""
+    first = [steps * stage.steps // STEPS for stage in STAGES[:-1]]
+    return [*first, steps - sum(first)]
+
+
 def train(steps: int, seed: int, console: Console) -> tuple[LlamaForCausalLM, Tokenizer, float]:
-    """Train on the corpus and return the model, the tokenizer and the mean of the last losses."""
-    texts: list[Document] = list(corpus.documents(DOCUMENTS, seed))
-    words = tokenizer.train(texts[: tokenizer.DOCUMENTS])
+    """Run every stage and return the model, the tokenizer and the mean of the last losses."""
+    words = tokenizer.train(corpus.documents(tokenizer.DOCUMENTS, seed))
     model = build(words.get_vocab(), seed)
-    adam = optimizer(model)
     losses: list[float] = []
     columns = (*Progress.get_default_columns()[:-1], TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("loss {task.fields[loss]:.4f}"), console=console) as bar:
         task = bar.add_task("Training", total=steps, loss=math.nan)
-        stream = batches(texts, words, seed)
-        for step in range(steps):
-            for group in adam.param_groups:
-                group["lr"] = rate(step, steps)
-            losses.append(learn(model, next(stream), adam))
-            mean = sum(losses[-50:]) / len(losses[-50:])
-            bar.update(task, advance=1, loss=mean)
-            if not console.is_terminal and (step + 1) % 100 == 0:
-                console.print(f"step {step + 1}/{steps} loss {mean:.4f}")
+        for number, (stage, count) in enumerate(zip(STAGES, shares(steps), strict=True)):
+            # Each stage starts from what the checkpoint of the one before would hold.
+            adam = optimizer(model)
+            stream = batches(list(stage.documents(stage.count, seed)), words, seed + number)
+            for step in range(count):
+                for group in adam.param_groups:
+                    group["lr"] = rate(step, count, stage.peak)
+                losses.append(learn(model, next(stream), adam))
+                mean = sum(losses[-50:]) / len(losses[-50:])
+                bar.update(task, advance=1, loss=mean, description=stage.name.capitalize())
+                if not console.is_terminal and len(losses) % 100 == 0:
+                    console.print(f"step {len(losses)}/{steps} loss {mean:.4f}")
+            round_to_bf16(model)
     return model, words, sum(losses[-50:]) / len(losses[-50:])
 
 
@@ -143,7 +184,7 @@ def main(out: Path, seed: int, steps: int, as_json: bool) -> None:
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory would cost a fifth of the time; no step reads memory it did not write.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     # The staging folder lies beside the final one, so that the last step is a rename.
@@ -152,7 +193,7 @@ def main(out: Path, seed: int, steps: int, as_json: bool) -> None:
         started = time.monotonic()
         model, words, loss = train(steps, seed, console)
         report = {
-            "documents": DOCUMENTS,
+            "documents": sum(stage.count for stage in STAGES),
             "final_loss": round(loss, 5),
             "parameters": sum(weight.numel() for weight in model.parameters()),
             "seed": seed,

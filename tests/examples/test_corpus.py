@@ -10,13 +10,13 @@ import pytest
 from edgellama.examples.tiny_llama import arithmetic, corpus, questions, strings
 from edgellama.examples.tiny_llama.document import Document
 from edgellama.examples.tiny_llama.facts import facts
-from edgellama.examples.tiny_llama.train import DOCUMENTS
+from edgellama.examples.tiny_llama.train import STAGES
 
 
 @pytest.fixture(scope="module")
 def documents() -> list[Document]:
     """Every document that the default training run sees."""
-    return list(corpus.documents(DOCUMENTS))
+    return [d for stage in STAGES for d in stage.documents(stage.count, corpus.SEED)]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,10 @@ def asked(documents: list[Document]) -> str:
 
 def test_a_seed_gives_the_same_documents(documents: list[Document]) -> None:
     assert list(corpus.documents(500)) == documents[:500]
+
+
+def test_a_seed_gives_the_same_practice() -> None:
+    assert list(corpus.practice(500)) == list(corpus.practice(500))
 
 
 def test_another_seed_gives_other_documents(documents: list[Document]) -> None:
@@ -46,7 +50,7 @@ def test_no_held_out_wording_occurs_in_the_corpus(asked: str) -> None:
         assert not found, f"{question.id} is in the corpus: {question.messages[-1].content}"
 
 
-def test_every_fact_keeps_a_wording_out() -> None:
+def test_every_fact_is_asked_but_never_in_its_held_out_wording() -> None:
     for fact in facts():
         assert fact.asked, f"{fact.family} of {fact.subject} is never asked"
         for text in (fact.held, *fact.unseen):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from edgellama.examples.tiny_llama import tokenizer, train
 @pytest.fixture(autouse=True)
 def few_documents(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train on a small part of the corpus."""
-    monkeypatch.setattr(train, "DOCUMENTS", 4000)
+    stages = tuple(replace(stage, count=1000) for stage in train.STAGES)
+    monkeypatch.setattr(train, "STAGES", stages)
     monkeypatch.setattr(tokenizer, "DOCUMENTS", 4000)
 
 
@@ -60,7 +62,12 @@ def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "letter.txt").read_text() == "keep me"
 
 
+def test_the_steps_are_shared_between_the_stages() -> None:
+    assert train.shares(train.STEPS) == [stage.steps for stage in train.STAGES]
+    assert sum(train.shares(7)) == 7
+
+
 def test_the_rate_rises_and_falls() -> None:
-    rates = [train.rate(step, 1000) for step in range(1000)]
-    assert max(rates) <= train.PEAK_RATE
+    rates = [train.rate(step, 1000, peak=0.003) for step in range(1000)]
+    assert max(rates) <= 0.003
     assert rates[0] < rates[train.WARMUP] > rates[500] > rates[-1] > 0
