@@ -21,7 +21,8 @@ def command(
 ) -> None:
     """Serve ENGINE, a directory or the name of a built profile, until SIGTERM or Ctrl-C.
 
-    The JSON document comes when clients can connect: `target`, `engine`, `pid`.
+    The JSON document comes when clients can connect: `target`, `engine`, `pid`. Exit code 0 when
+    every call in flight was completed, 1 when the grace was too short for one.
     """
     directory = engine_directory(engine)
 
@@ -35,4 +36,7 @@ def command(
             click.echo(f"serving {directory} on {address}")
 
     with Engine.load(directory, threads=threads) as loaded:
-        serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
+        completed = serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
+    if not completed:
+        click.echo(f"stopped with calls in flight after {grace:g} s of grace", err=True)
+        raise SystemExit(1)
