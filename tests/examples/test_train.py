@@ -27,6 +27,7 @@ def run(out: Path) -> dict[str, object]:
     return report
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
     first, second = run(tmp_path / "first"), run(tmp_path / "second")
     assert first["steps"] == second["steps"] == 2
