@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from edgellama.runtime.backend import Logits
+from edgellama.runtime.divergence import Divergence, log_softmax
 
 _READ = 1 << 16
 
@@ -29,6 +30,9 @@ class Scorer(Protocol):
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
         """Feed `tokens` at `start`; returns float32 `[len(tokens), vocab]`."""
 
+    def close(self) -> None:
+        """Free the weights."""
+
 
 class Codec(Protocol):
     """Text to ids and back."""
@@ -42,6 +46,14 @@ class Codec(Protocol):
 
 class EvaluationError(ValueError):
     """A text that cannot be scored."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Another engine of the same vocabulary, and what was found against it so far."""
+
+    scorer: Scorer
+    divergence: Divergence
 
 
 @dataclass(frozen=True)
@@ -99,38 +111,54 @@ def _pieces(path: Path) -> Iterator[str]:
             raise EvaluationError(f"{path} is not UTF-8: {error}") from error
 
 
-def document_nll(scorer: Scorer, ids: Sequence[int], chunk: int) -> float:
-    """Return the summed negative log likelihood of `ids[1:]` in nats, each given its past."""
+def document_nll(
+    scorer: Scorer, ids: Sequence[int], chunk: int, reference: Reference | None = None
+) -> float:
+    """Return the summed negative log likelihood of `ids[1:]` in nats, each given its past.
+
+    With a reference, the divergence of every predicted row from the reference's is counted too.
+    """
     total = 0.0
     for start in range(0, len(ids) - 1, chunk):
         inputs = ids[start : min(start + chunk, len(ids) - 1)]
-        logits = scorer.run_tokens(0, inputs, start).astype(np.float64)
+        logits = scorer.run_tokens(0, inputs, start)
+        if reference is not None:
+            reference.divergence.add(reference.scorer.run_tokens(0, inputs, start), logits)
         targets = np.asarray(ids[start + 1 : start + 1 + len(inputs)])
-        top = logits.max(axis=1)
-        normaliser = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
-        total += float((normaliser - logits[np.arange(len(inputs)), targets]).sum())
+        total -= float(log_softmax(logits)[np.arange(len(inputs)), targets].sum())
     return total
 
 
 def evaluate(
-    scorer: Scorer, codec: Codec, bos_id: int | None, texts: Iterable[str], *, chunk: int
+    scorer: Scorer,
+    codec: Codec,
+    bos_id: int | None,
+    texts: Iterable[str],
+    *,
+    chunk: int,
+    reference: Reference | None = None,
 ) -> Iterator[Perplexity]:
     """Yield the running result after each document, scoring `chunk` tokens at a time.
+
+    Documents are cut at the smaller capacity of the two where there is a reference.
 
     Raises EvaluationError when the model has no BOS id or no token could be predicted.
     """
     if bos_id is None:
         raise EvaluationError("the model has no bos_token_id, which starts every document")
     result = Perplexity(0, 0, 0, 0.0)
+    capacity = scorer.capacity
+    if reference is not None:
+        capacity = min(capacity, reference.scorer.capacity)
     for text in texts:
         ids = [bos_id, *codec.encode(text, add_special_tokens=False)]
-        kept = ids[: scorer.capacity]
+        kept = ids[:capacity]
         covered = text if len(kept) == len(ids) else codec.decode(kept)
         result = Perplexity(
             documents=result.documents + 1,
             tokens=result.tokens + len(kept) - 1,
             bytes=result.bytes + len(covered.encode()),
-            nll=result.nll + document_nll(scorer, kept, chunk),
+            nll=result.nll + document_nll(scorer, kept, chunk, reference),
         )
         yield result
     if not result.tokens:

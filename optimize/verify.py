@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.divergence import row_divergence
 from edgellama.runtime.ort import OrtBackend
 from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 from edgellama.runtime.text import TextCodec
@@ -95,18 +96,6 @@ def _continue_greedily(
     return sequences
 
 
-def _log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
-    wide = logits.astype(np.float64)
-    wide -= wide.max(axis=-1, keepdims=True)
-    return np.asarray(wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True)))
-
-
-def _divergence(reference: Logits, engine: Logits) -> npt.NDArray[np.float64]:
-    """Return the Kullback-Leibler divergence of each row in nats."""
-    log_p, log_q = _log_softmax(reference), _log_softmax(engine)
-    return np.asarray((np.exp(log_p) * (log_p - log_q)).sum(axis=-1))
-
-
 def verify_engine(
     backend: OrtBackend, prompts: list[list[int]], chunk: int, reference: Reference
 ) -> Verification:
@@ -127,8 +116,8 @@ def verify_engine(
     for prompt, sequence, ours, theirs, stored in zip(
         prompts, sequences, engine_logits, reference_logits, stored_logits, strict=True
     ):
-        kl.append(_divergence(theirs, ours))
-        kernel_kl.append(_divergence(stored, ours))
+        kl.append(row_divergence(theirs, ours))
+        kernel_kl.append(row_divergence(stored, ours))
         errors.append(float(np.abs(ours - theirs).max()))
         largest = max(largest, float(np.abs(theirs).max()))
         best = theirs.argmax(axis=-1)

@@ -41,6 +41,9 @@ class Bigram:
         self.capacity = capacity
         self.length = 0
 
+    def close(self) -> None:
+        self.length = 0
+
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
         assert slot == 0 and start in (0, self.length) and start + len(tokens) <= self.capacity
         self.length = start + len(tokens)

@@ -191,6 +191,14 @@ def test_bench_latency(engine: str) -> None:
     assert refused.exit_code == 1 and "4 slots" in refused.stderr
 
 
+def test_evaluate_against_itself_finds_no_divergence(engine: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("Two foxes and a hen.", encoding="utf-8")
+    result = document("evaluate", engine, "--text", str(text), "--reference", engine)
+    assert result["kl_mean"] == result["kl_max"] == 0.0
+    assert result["top1_agreement"] == 1.0
+
+
 def test_evaluate_names_a_missing_text(engine: str) -> None:
     done = run("evaluate", engine, "--text", "/no/such/text")
     assert done.exit_code == 1
