@@ -9,7 +9,7 @@ import click
 from edgellama.cli.progress import progress
 from edgellama.cli.verb import Verb, print_json
 
-DTYPES = ("float32", "float16")
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @click.command("export", cls=Verb)
