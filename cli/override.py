@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from edgellama.profiles.profile import BLOCK_SIZES, WEIGHT_PRECISIONS, Profile
+from edgellama.profiles.profile import BLOCK_SIZES, KV_PRECISIONS, WEIGHT_PRECISIONS, Profile
 
 _FLOAT_PRECISIONS = ("fp32", "fp16")
 
@@ -20,6 +20,7 @@ class Override:
 
     precision: str | None = None
     embedding_precision: str | None = None
+    kv_precision: str | None = None
     block_size: int | None = None
     slots: int | None = None
     capacity: int | None = None
@@ -33,7 +34,12 @@ class Override:
         tables = self.embedding_precision
         if tables is None and self.precision in _FLOAT_PRECISIONS:
             tables = self.precision
-        stored = {"weights": self.precision, "embedding": tables, "block_size": self.block_size}
+        stored = {
+            "weights": self.precision,
+            "embedding": tables,
+            "kv": self.kv_precision,
+            "block_size": self.block_size,
+        }
         limits = {"slots": self.slots, "capacity": self.capacity}
         return replace(
             profile,
@@ -53,6 +59,7 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @click.option("--precision", type=precision, help="Weights; fp32 and fp16 also the tables.")
     @click.option("--embedding-precision", type=precision, help="Embedding and head tables.")
+    @click.option("--kv-precision", type=click.Choice(KV_PRECISIONS), help="Key-value cache.")
     @click.option("--block-size", type=block, help="Inputs that share a scale.")
     @click.option("--slots", type=int, help="Sequences in flight.")
     @click.option("--capacity", type=int, help="Tokens a slot holds.")
@@ -61,12 +68,15 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
         *args: Any,
         precision: str | None,
         embedding_precision: str | None,
+        kv_precision: str | None,
         block_size: int | None,
         slots: int | None,
         capacity: int | None,
         **kwargs: Any,
     ) -> None:
-        changes = Override(precision, embedding_precision, block_size, slots, capacity)
+        changes = Override(
+            precision, embedding_precision, kv_precision, block_size, slots, capacity
+        )
         command(*args, override=changes, **kwargs)
 
     return wrapped

@@ -14,11 +14,13 @@ from typing import Any
 
 import onnx_ir as ir
 
+from edgellama.calibration.cache import calibrate_cache, calibration_ids
 from edgellama.export.generation import read_generation
 from edgellama.export.reference import as_stored
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
 from edgellama.optimize.passes.match import dim
+from edgellama.optimize.passes.quantize_cache import quantize_cache
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.source import CheckpointSource, PortableSource, Source
 from edgellama.optimize.stored_weights import StoredWeights
@@ -46,11 +48,11 @@ from edgellama.runtime.text import TextCodec
 
 Progress = Callable[[str, int, int], None]
 TOOLS = ("edgellama", "torch", "transformers", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
-KV_DTYPES = {"fp32": "float32"}
 _NUMPY_NAMES = {
     ir.DataType.FLOAT: "float32",
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
+    ir.DataType.INT8: "int8",
 }
 
 
@@ -123,19 +125,58 @@ def _write_text_files(folder: Path, staging: Path) -> None:
         (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
-def _make_graph(source: Source, profile: Profile, plan: Plan) -> tuple[ir.Model, KvLayout]:
+def _make_graph(source: Source, profile: Profile, plan: Plan) -> ir.Model:
+    """Return the engine graph with a float32 cache."""
     model = source.graph()
     run_passes(model, ort_steps(source.model, profile.precision, plan.capacity))
     finish_interface(model)
+    return model
+
+
+def _describe(source: Source, profile: Profile, plan: Plan, model: ir.Model) -> Manifest:
+    """Return the manifest of a graph, before its files are measured and the engine is verified."""
     past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
-    return model, KvLayout(
-        layers=source.model.num_layers,
-        kv_heads=source.model.num_kv_heads,
-        head_dim=dim(past, 3),
-        slots=plan.slots,
-        capacity=plan.capacity,
-        dtype=KV_DTYPES[profile.precision.kv],
+    assert past.dtype is not None
+    return Manifest(
+        profile=profile,
+        model=source.model,
+        source=source.name,
+        fingerprint=engine_fingerprint(source, profile),
+        graph=GRAPH_NAME,
+        inputs=_tensors(list(model.graph.inputs)),
+        outputs=_tensors(list(model.graph.outputs)),
+        kv=KvLayout(
+            layers=source.model.num_layers,
+            kv_heads=source.model.num_kv_heads,
+            head_dim=dim(past, 3),
+            slots=plan.slots,
+            capacity=plan.capacity,
+            dtype=_NUMPY_NAMES[past.dtype],
+        ),
+        files={},
+        versions=tool_versions(),
+        build={},
+        verify={},
     )
+
+
+def _quantize_cache(staging: Path, manifest: Manifest, progress: Progress | None) -> ir.Model:
+    """Calibrate the staged float-cache engine and rewrite its graph, not its weights."""
+    if progress is not None:
+        progress("calibrate the cache", 0, 1)
+    # One slot is enough, and the pool of all of them could be larger than the model.
+    alone = replace(manifest, kv=replace(manifest.kv, slots=1))
+    backend = OrtBackend.load(staging, alone)
+    try:
+        samples = calibration_ids(TextCodec.load(staging), manifest.kv.capacity)
+        scales = calibrate_cache(backend, samples, manifest.profile.limits.prefill_chunk)
+    finally:
+        backend.close()
+    model = ir.load(staging / GRAPH_NAME)
+    done = quantize_cache(model, scales.channels)
+    assert done == manifest.kv.layers, f"{done} caches of {manifest.kv.layers} were quantised"
+    ir.save(model, staging / GRAPH_NAME)  # external data keeps its place in the data file
+    return model
 
 
 def _verify(
@@ -160,7 +201,7 @@ def _verify(
         result = verify_engine(backend, prompts, chunk, reference)
     finally:
         backend.close()
-    fault = verification_fault(result, manifest.profile.precision.weights)
+    fault = verification_fault(result, manifest.profile.precision)
     if fault is not None:
         raise BuildError(f"the engine failed verification: {fault}; nothing was written")
     return result.as_dict()
@@ -220,22 +261,13 @@ def compile_engine(
         TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
         if progress is not None:
             progress("trace", 0, 1)
-        model, kv = _make_graph(source, profile, plan)
+        model = _make_graph(source, profile, plan)
         save_model(model, staging / GRAPH_NAME, progress, "write weights")
-        manifest = Manifest(
-            profile=profile,
-            model=source.model,
-            source=source.name,
-            fingerprint=fingerprint,
-            graph=GRAPH_NAME,
-            inputs=_tensors(list(model.graph.inputs)),
-            outputs=_tensors(list(model.graph.outputs)),
-            kv=kv,
-            files=record_files(staging),
-            versions=tool_versions(),
-            build={},
-            verify={},
-        )
+        manifest = _describe(source, profile, plan, model)
+        if profile.precision.kv == "int8":
+            model = _quantize_cache(staging, manifest, progress)
+            manifest = _describe(source, profile, plan, model)
+        manifest = replace(manifest, files=record_files(staging))
         verified = _verify(staging, manifest, source, progress)
         seconds = time.monotonic() - started
         peak = peak_rss_bytes()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.profiles.profile import Precision
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.divergence import row_divergence
 from edgellama.runtime.ort import OrtBackend
@@ -137,7 +138,7 @@ def verify_engine(
     )
 
 
-def verification_fault(result: Verification, weights: str) -> str | None:
+def verification_fault(result: Verification, precision: Precision) -> str | None:
     """Return why the engine is not what was asked for, or None when it is.
 
     What a quantised precision loses against the original weights has no bar here: it is reported.
@@ -149,11 +150,11 @@ def verification_fault(result: Verification, weights: str) -> str | None:
             f"the engine diverges by {result.kernel_kl_mean:.3f} nats from its own weights "
             f"computed in float32, the limit is {KERNEL_KL_BAR}"
         )
-    bar = FLOAT_BARS.get(weights)
+    bar = FLOAT_BARS.get(precision.weights) if precision.kv == "fp32" else None
     relative = result.max_abs_logit_error / max(result.max_abs_logit, 1e-9)
     if bar is not None and relative > bar:
         return (
             f"largest logit error is {relative:.2e} of the largest logit, the limit for "
-            f"{weights} is {bar:.0e}"
+            f"{precision.weights} is {bar:.0e}"
         )
     return None

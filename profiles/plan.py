@@ -10,7 +10,7 @@ from edgellama.profiles.profile import Profile, ProfileError
 
 GIB = 1024**3
 ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4_rtn": 0.5}
-KV_ELEMENT_BYTES = {"fp32": 4}
+KV_ELEMENT_BYTES = {"fp32": 4, "int8": 1}
 SCALE_BYTES = 4
 # GroupQueryAttention of ONNX Runtime rotates heads of a multiple of 16 features only; every Llama 3
 # has 64 or 128, smaller models are padded.

@@ -15,7 +15,7 @@ else:
     import tomli as tomllib
 
 WEIGHT_PRECISIONS = ("fp32", "fp16", "int8", "int4_rtn")
-KV_PRECISIONS = ("fp32",)
+KV_PRECISIONS = ("fp32", "int8")
 BLOCK_SIZES = (32, 64, 128)
 TARGETS = ("ort",)
 PROVIDERS = ("cpu",)

@@ -16,7 +16,7 @@ from edgellama.runtime.manifest import EngineError, KvLayout, Manifest, TensorIn
 from edgellama.runtime.step import PrefillChunk, Step
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
-KV_DTYPES = ("float32",)
+KV_DTYPES = ("float32", "int8")
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -140,6 +140,10 @@ class OrtBackend:
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
         self._session.run_with_iobinding(binding)
         return logits
+
+    def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
+        """Return views `[kv_heads, length, head_dim]` of a slot's cache, by `LAYER.key|value`."""
+        return {name: array[slot, :, :length] for name, array in self._pool.items()}
 
     def close(self) -> None:
         """Free the weights and the pool; the backend cannot run afterwards."""
