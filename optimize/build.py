@@ -160,7 +160,7 @@ def _verify(
         result = verify_engine(backend, prompts, chunk, reference)
     finally:
         backend.close()
-    fault = verification_fault(result, manifest.profile.precision.weights)
+    fault = verification_fault(result, manifest.profile.precision)
     if fault is not None:
         raise BuildError(f"the engine failed verification: {fault}; nothing was written")
     return result.as_dict()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.profiles.profile import Precision
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.divergence import row_divergence
 from edgellama.runtime.ort import OrtBackend
@@ -137,23 +138,27 @@ def verify_engine(
     )
 
 
-def verification_fault(result: Verification, weights: str) -> str | None:
+def verification_fault(result: Verification, precision: Precision) -> str | None:
     """Return why the engine is not what was asked for, or None when it is.
 
     What a quantised precision loses against the original weights has no bar here: it is reported.
     """
-    if not np.isfinite([result.kl_mean, result.max_abs_logit_error]).all():
+    figures = [result.kl_mean, result.kernel_kl_mean, result.max_abs_logit_error]
+    if not np.isfinite(figures).all():
         return "the engine's logits hold NaN or infinity"
     if result.kernel_kl_mean > KERNEL_KL_BAR:
         return (
             f"the engine diverges by {result.kernel_kl_mean:.3f} nats from its own weights "
             f"computed in float32, the limit is {KERNEL_KL_BAR}"
         )
-    bar = FLOAT_BARS.get(weights)
+    kinds = {precision.weights, precision.embedding}
+    if not kinds <= FLOAT_BARS.keys():
+        return None
+    coarsest = max(kinds, key=FLOAT_BARS.__getitem__)
     relative = result.max_abs_logit_error / max(result.max_abs_logit, 1e-9)
-    if bar is not None and relative > bar:
+    if relative > FLOAT_BARS[coarsest]:
         return (
             f"largest logit error is {relative:.2e} of the largest logit, the limit for "
-            f"{weights} is {bar:.0e}"
+            f"{coarsest} is {FLOAT_BARS[coarsest]:.0e}"
         )
     return None
