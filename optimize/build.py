@@ -19,6 +19,7 @@ from edgellama.export.reference import as_stored
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
 from edgellama.optimize.passes.match import dim
+from edgellama.optimize.passes.quantize_linears import forget_rows
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.source import CheckpointSource, PortableSource, Source
 from edgellama.optimize.stored_weights import StoredWeights
@@ -222,6 +223,7 @@ def compile_engine(
             progress("trace", 0, 1)
         model, kv = _make_graph(source, profile, plan)
         save_model(model, staging / GRAPH_NAME, progress, "write weights")
+        forget_rows()  # the head of a large vocabulary is hundreds of megabytes
         manifest = Manifest(
             profile=profile,
             model=source.model,

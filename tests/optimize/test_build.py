@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,6 +17,7 @@ from edgellama.export.to_onnx import export_portable
 from edgellama.optimize import build
 from edgellama.optimize.build import build_engine, optimize_portable
 from edgellama.optimize.pipeline import BuildError
+from edgellama.optimize.quantize import QuantizedRows
 from edgellama.optimize.verify import Verification, verification_fault
 from edgellama.profiles.profile import Precision, Profile, ProfileError, load_profile
 from edgellama.runtime.engine import Engine
@@ -161,6 +163,12 @@ def test_the_same_input_gives_the_same_bytes(portable: Path, tmp_path: Path) -> 
     first = optimize_portable(profile("int4_rtn", "int8"), portable, tmp_path / "a")
     second = optimize_portable(profile("int4_rtn", "int8"), portable, tmp_path / "b")
     assert read_manifest(first.engine).files == read_manifest(second.engine).files
+
+
+def test_a_build_leaves_no_weight_in_memory(portable: Path, tmp_path: Path) -> None:
+    assert not optimize_portable(profile("int8", "int8"), portable, tmp_path / "engine").skipped
+    gc.collect()
+    assert not [item for item in gc.get_objects() if type(item) is QuantizedRows]
 
 
 def test_an_altered_engine_is_refused_by_name(portable: Path, tmp_path: Path) -> None:
