@@ -20,8 +20,8 @@ PASSAGES = (
     "Einmal im Jahr treffen sich die Nachbarn auf dem Platz. Chacun apporte un plat. Por la noche "
     "hay musica, y nadie se va temprano.",
     "If 3x + 7 = 22, then 3x = 15 and x = 5. Check: 3 * 5 + 7 = 22.",
-    "Once upon a time there was a small fox who was afraid of the river. Every day it went one step "
-    "closer, and one morning its feet were wet and it was not afraid any more.",
+    "Once upon a time there was a small fox who was afraid of the river. Every day it went one "
+    "step closer, and one morning its feet were wet and it was not afraid any more.",
     "Warning: disconnect the power before you open the case. Remove four screws, lift the cover, "
     "and wait a minute until the capacitors are empty.",
 )

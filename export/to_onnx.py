@@ -87,6 +87,18 @@ def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str
         raise cause from None
 
 
+def _require_replaceable(out: Path) -> None:
+    """Refuse to replace a folder that holds anything but an earlier export."""
+    if out.is_dir():
+        written = {GRAPH_NAME, DATA_NAME, *SIDE_FILES}
+        for path in sorted(out.iterdir()):
+            if path.name not in written:
+                raise ExportError(
+                    f"{out} holds {path.name}, which no export writes, and would be replaced; "
+                    "choose another --out or remove it"
+                )
+
+
 def export_portable(
     folder: Path, out: Path, *, dtype: str = "float32", progress: Progress | None = None
 ) -> ExportReport:
@@ -98,6 +110,7 @@ def export_portable(
     started = time.monotonic()
     if dtype not in IR_DTYPES:
         raise ExportError(f"dtype is {dtype!r}; supported: {', '.join(IR_DTYPES)}")
+    _require_replaceable(out)
     checkpoint = open_checkpoint(folder)
     width = IR_DTYPES[dtype][1].itemsize
     needed = int(checkpoint.model.num_parameters * width * 1.01) + (64 << 20)

@@ -21,6 +21,7 @@ from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
 from edgellama.optimize.passes.match import dim
 from edgellama.optimize.passes.quantize_cache import quantize_cache
+from edgellama.optimize.passes.quantize_linears import forget_rows
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.source import CheckpointSource, PortableSource, Source
 from edgellama.optimize.stored_weights import StoredWeights
@@ -263,6 +264,7 @@ def compile_engine(
             progress("trace", 0, 1)
         model = _make_graph(source, profile, plan)
         save_model(model, staging / GRAPH_NAME, progress, "write weights")
+        forget_rows()  # the head of a large vocabulary is hundreds of megabytes
         manifest = _describe(source, profile, plan, model)
         if profile.precision.kv == "int8":
             model = _quantize_cache(staging, manifest, progress)

@@ -43,15 +43,17 @@ def _quantize_part(part: Floats, bits: int) -> tuple[Codes, Floats]:
     largest = np.abs(part).max(axis=1)
     best_error = np.full(len(part), np.inf, np.float32)
     codes = np.zeros(part.shape, np.int8)
-    scales = np.ones(len(part), np.float32)
+    scales = np.zeros(len(part), np.float32)
     for divisor in _DIVISORS[bits]:
         scale = (largest / divisor).astype(np.float32)
         # A block of zeros keeps scale 1: any scale gives zeros, and runtimes refuse 0. A scale
         # that underflowed would divide by zero likewise.
         scale[scale < np.finfo(np.float32).tiny] = 1.0
         trial = np.clip(np.rint(part / scale[:, None]), low, high)
-        error = np.square(trial * scale[:, None] - part).sum(axis=1)
-        better = error < best_error
+        with np.errstate(over="ignore"):
+            error = np.square(trial * scale[:, None] - part).sum(axis=1)
+        # The first counts whatever its error: the square of a huge weight is infinite.
+        better = (error < best_error) | (scales == 0)
         codes[better] = trial[better].astype(np.int8)
         scales[better] = scale[better]
         best_error[better] = error[better]

@@ -143,18 +143,22 @@ def verification_fault(result: Verification, precision: Precision) -> str | None
 
     What a quantised precision loses against the original weights has no bar here: it is reported.
     """
-    if not np.isfinite([result.kl_mean, result.max_abs_logit_error]).all():
+    figures = [result.kl_mean, result.kernel_kl_mean, result.max_abs_logit_error]
+    if not np.isfinite(figures).all():
         return "the engine's logits hold NaN or infinity"
     if result.kernel_kl_mean > KERNEL_KL_BAR:
         return (
             f"the engine diverges by {result.kernel_kl_mean:.3f} nats from its own weights "
             f"computed in float32, the limit is {KERNEL_KL_BAR}"
         )
-    bar = FLOAT_BARS.get(precision.weights) if precision.kv == "fp32" else None
+    kinds = {precision.weights, precision.embedding, precision.kv}
+    if not kinds <= FLOAT_BARS.keys():
+        return None
+    coarsest = max(kinds, key=FLOAT_BARS.__getitem__)
     relative = result.max_abs_logit_error / max(result.max_abs_logit, 1e-9)
-    if bar is not None and relative > bar:
+    if relative > FLOAT_BARS[coarsest]:
         return (
             f"largest logit error is {relative:.2e} of the largest logit, the limit for "
-            f"{precision.weights} is {bar:.0e}"
+            f"{coarsest} is {FLOAT_BARS[coarsest]:.0e}"
         )
     return None

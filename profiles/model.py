@@ -179,6 +179,8 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UnsupportedModelError(f"{path}: not JSON: {error}") from error
+    if not isinstance(raw, dict):
+        raise UnsupportedModelError(f"{path}: holds a {type(raw).__name__}; an object is needed")
     return model_config_from_dict(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
@@ -46,8 +47,10 @@ class Device:
 
     def __post_init__(self) -> None:
         _choice("device.kind", self.kind, ("cpu",))
-        if self.memory_gib <= 0:
-            raise ProfileError(f"device.memory_gib is {self.memory_gib!r}; it must be > 0")
+        if not 0 < self.memory_gib < math.inf:
+            raise ProfileError(
+                f"device.memory_gib is {self.memory_gib!r}; it must be > 0 and finite"
+            )
         _at_least("device.threads", self.threads, 1)
 
 
@@ -182,7 +185,7 @@ def load_profile(name_or_path: str) -> Profile:
         path = Path(name_or_path)
         if not path.is_file():
             raise ProfileError(f"profile file {name_or_path} does not exist")
-        text, stem = path.read_text(encoding="utf-8"), path.stem
+        content, stem = path.read_bytes(), path.stem
     else:
         if name_or_path not in profile_names():
             raise ProfileError(
@@ -190,9 +193,9 @@ def load_profile(name_or_path: str) -> Profile:
                 "or give the path of a .toml file"
             )
         resource = files("edgellama.profiles") / f"{name_or_path}.toml"
-        text, stem = resource.read_text(encoding="utf-8"), name_or_path
+        content, stem = resource.read_bytes(), name_or_path
     try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        raw = tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ProfileError(f"profile {name_or_path}: not TOML: {error}") from error
     return profile_from_dict({"name": stem, **raw}, where=f"profile {name_or_path}")

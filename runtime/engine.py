@@ -190,7 +190,8 @@ class Engine:
         try:
             return collector.result()
         finally:
-            self.cancel(request_id)  # the wait was interrupted; else it has ended
+            if not collector.is_ended:  # the wait was interrupted
+                self.cancel(request_id)
 
     def stats(self) -> EngineStats:
         """Return the counts of this moment."""

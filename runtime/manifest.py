@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellama.profiles.model import ModelConfig, RopeScaling
-from edgellama.profiles.profile import Profile, ProfileError, profile_from_dict
+from edgellama.profiles.profile import Profile, profile_from_dict
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "engine.json"
@@ -31,6 +31,12 @@ class KvLayout:
     slots: int
     capacity: int
     dtype: str  # numpy name
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "kv_heads", "head_dim", "slots", "capacity"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise EngineError(f"kv.{name} is {value!r}; it must be an integer >= 1")
 
     @property
     def bytes_per_token(self) -> int:
@@ -109,6 +115,8 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def _manifest_from_dict(raw: Mapping[str, Any]) -> Manifest:
+    if raw["graph"] not in raw["files"]:  # a path to elsewhere would be run without a check
+        raise EngineError(f"graph is {raw['graph']!r}, which is not among its files")
     model = dict(raw["model"])
     if model["rope_scaling"] is not None:
         model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
@@ -143,16 +151,15 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         version = raw["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise EngineError(
-                f"{path}: schema_version is {version!r}; this version reads {SCHEMA_VERSION}; "
-                "rebuild the engine"
-            )
-        return _manifest_from_dict(raw)
-    except EngineError:
-        raise
-    except (json.JSONDecodeError, KeyError, TypeError, ProfileError) as error:
+        if version == SCHEMA_VERSION:
+            return _manifest_from_dict(raw)
+    # ValueError: no JSON, no UTF-8, and what the records refuse.
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"{path} is damaged ({error!r}); rebuild the engine") from error
+    raise EngineError(
+        f"{path}: schema_version is {version!r}; this version reads {SCHEMA_VERSION}; "
+        "rebuild the engine"
+    )
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:

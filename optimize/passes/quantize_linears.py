@@ -43,6 +43,11 @@ def _quantized(source: QuantizedSource) -> QuantizedRows:
     return quantize_rows(weight, source.bits, source.block_size)
 
 
+def forget_rows() -> None:
+    """Drop the last quantised weight: once the graph is written, nobody reads it again."""
+    _quantized.cache_clear()
+
+
 def _codes(source: QuantizedSource, name: str) -> Callable[[], ir.TensorProtocol]:
     def read() -> ir.TensorProtocol:
         rows = source.rows()

@@ -21,7 +21,6 @@ from transformers import LlamaForCausalLM
 from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.error import ExportError
 from edgellama.export.reference import reference_logits
-from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize.portable_session import PortableSession
 
@@ -134,32 +133,16 @@ def test_refusals_come_first_and_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_staged_directory_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_only_an_export_is_replaced(make_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_checkpoint(num_hidden_layers=1)
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ExportError, match=r"holds .*, which no export writes"):
+        export_portable(folder, folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == kept
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").write_text("old")
-    with pytest.raises(KeyboardInterrupt), staged_directory(out) as staging:
-        (staging / "new").write_text("half")
-        raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (out / "old").read_text() == "old"
-    with staged_directory(out) as staging:
-        (staging / "new").write_text("whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in out.iterdir()] == ["new"]
-
-
-def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
-    child = os.fork()
-    if child == 0:
-        os._exit(0)
-    os.waitpid(child, 0)
-    leftover = tmp_path / f".out.staging-{child}"
-    leftover.mkdir()
-    with staged_directory(tmp_path / "out"):
-        assert not leftover.exists()
-
-
-def test_a_full_disk_is_told_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="free some space"):
-        require_disk_space(tmp_path / "not" / "there", 1 << 60, "the engine")
+    export_portable(folder, out)
+    export_portable(folder, out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(ExportError, match=r"holds notes\.txt"):
+        export_portable(folder, out)
+    assert (out / "notes.txt").read_text() == "mine"

@@ -56,6 +56,14 @@ def test_representable_weights_survive(bits: int) -> None:
     np.testing.assert_array_equal(quantize_rows(weight, bits, 32).dequantize(), weight)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_huge_weights_survive(bits: int) -> None:
+    weight = weights(3, (4, 64)) * np.float32(1e25)
+    restored = quantize_rows(weight, bits, 32).dequantize()
+    step = np.abs(weight).max() / (7 if bits == 4 else 127)
+    assert np.abs(restored - weight).max() <= step
+
+
 def test_zero_and_tiny_blocks_stay_finite() -> None:
     weight = np.zeros((2, 64), np.float32)
     weight[1, :3] = 1e-42

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from edgellama.profiles.model import ModelConfig, UnsupportedModelError, model_config_from_dict
+from edgellama.profiles.model import (
+    ModelConfig,
+    UnsupportedModelError,
+    model_config_from_dict,
+    read_model_config,
+)
 from edgellama.profiles.plan import make_plan, matrix_bytes, require_fit
 from edgellama.profiles.profile import Profile, ProfileError, load_profile
 
@@ -189,3 +195,10 @@ def test_both_spellings_of_llama3_rope_are_read() -> None:
 def test_another_model_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(UnsupportedModelError, match=re.escape(message)):
         model_config_from_dict({**RAW, **change})
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[]", b"null"])
+def test_a_config_that_is_no_json_object_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UnsupportedModelError, match=r"config\.json: (not JSON|holds a)"):
+        read_model_config(tmp_path)

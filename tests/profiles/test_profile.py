@@ -43,6 +43,8 @@ WRONG = (
     ("prefill_chunk = 32", "prefill_chunk = 0", "limits.prefill_chunk is 0; it must be >= 1"),
     ("max_queue = 8", "max_queue = -1", "limits.max_queue is -1; it must be >= 1"),
     ("memory_gib = 1", "memory_gib = 0", "device.memory_gib is 0.0; it must be > 0"),
+    ("memory_gib = 1", "memory_gib = nan", "device.memory_gib is nan; it must be > 0 and finite"),
+    ("memory_gib = 1", "memory_gib = inf", "device.memory_gib is inf; it must be > 0 and finite"),
     ('kind = "cpu"', 'kind = "tpu"', "device.kind is 'tpu'; supported: 'cpu'"),
     ('target = "ort"', 'target = "tvm"', "build.target is 'tvm'; supported: "),
     ('weights = "int8"', 'weights = "int2"', "precision.weights is 'int2'; supported: "),
@@ -68,6 +70,13 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
     assert profile.device.memory_gib == 1.0 and isinstance(profile.device.memory_gib, float)
     assert profile.precision.embedding == "fp16"
     assert profile.limits.capacity == 128
+
+
+def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "box.toml"
+    path.write_bytes(b'description = "\xff"')
+    with pytest.raises(ProfileError, match="not TOML"):
+        load_profile(str(path))
 
 
 def test_the_default_block_size_is_128(tmp_path: Path) -> None:

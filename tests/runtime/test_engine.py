@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from edgellama.profiles.profile import Limits
-from edgellama.runtime.completion import Collector
+from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.engine import Engine
 from edgellama.runtime.manifest import EngineError
 from edgellama.runtime.request import (
@@ -434,6 +434,42 @@ def test_cancel_of_an_ended_request_spares_the_next_of_that_id(
 
     engine.submit(one, listener)
     assert recorder.end().usage.output_tokens == 9
+
+
+def test_generate_spares_the_next_request_of_its_id(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, later = make(), Recorder()
+    mine = replace(request(), request_id="mine")
+
+    class Slow(Collector):
+        def result(self) -> Completion:
+            result = super().result()
+            engine._backend.gate.clear()
+            engine.submit(mine, later)
+            return result
+
+    monkeypatch.setattr("edgellama.runtime.engine.Collector", Slow)
+    engine.generate(mine)
+    engine._backend.gate.set()
+    assert later.end().reason is FinishReason.MAX_TOKENS
+
+
+def test_an_interrupted_generate_frees_its_slot(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(Collector):
+        def result(self) -> Completion:
+            raise KeyboardInterrupt
+
+    engine = make()
+    engine._backend.gate.clear()
+    monkeypatch.setattr("edgellama.runtime.engine.Collector", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        engine.generate(request(3, 30))
+    engine._backend.gate.set()
+    assert engine.drain(WAIT)
+    assert engine.stats().output_tokens < 30
 
 
 def test_a_broken_backend_ends_everyone_and_refuses_the_next(
