@@ -140,9 +140,12 @@ def _make_graph(source: Source, profile: Profile, plan: Plan) -> tuple[ir.Model,
 
 
 def _verify(
-    staging: Path, manifest: Manifest, source: Source, progress: Progress | None
+    staging: Path,
+    manifest: Manifest,
+    codec: TextCodec,
+    source: Source,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    codec = TextCodec.load(staging)
     backend = OrtBackend.load(staging, manifest)
     try:
         prompts = verification_prompts(codec, manifest.kv.capacity)
@@ -218,7 +221,7 @@ def compile_engine(
     require_disk_space(out, int(plan.weight_bytes * 1.1) + (64 << 20), "the engine")
     with staged_directory(out) as staging:
         _write_text_files(source.folder, staging)
-        TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
+        codec = TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
         if progress is not None:
             progress("trace", 0, 1)
         model, kv = _make_graph(source, profile, plan)
@@ -238,7 +241,7 @@ def compile_engine(
             build={},
             verify={},
         )
-        verified = _verify(staging, manifest, source, progress)
+        verified = _verify(staging, manifest, codec, source, progress)
         seconds = time.monotonic() - started
         peak = peak_rss_bytes()
         measured = {"seconds": round(seconds, 3), "peak_rss_bytes": peak, "plan": plan.as_dict()}

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
 from edgellama.optimize.passes.match import dims
+from edgellama.optimize.pipeline import BuildError
 
 _FLOAT = ir.DataType.FLOAT.value
 
@@ -18,7 +19,7 @@ def _half(tensor: ir.TensorProtocol, name: str) -> Callable[[], ir.TensorProtoco
         wide = np.asarray(tensor.numpy())
         narrow = wide.astype(np.float16)
         if not np.isfinite(narrow).all():
-            raise ValueError(
+            raise BuildError(
                 f"weight {name} exceeds the float16 range (largest |value| "
                 f"{np.abs(wide).max():.4g}, limit 65504); use precision fp32 or int8"
             )
