@@ -17,7 +17,8 @@ _FLOAT = ir.DataType.FLOAT.value
 def _half(tensor: ir.TensorProtocol, name: str) -> Callable[[], ir.TensorProtocol]:
     def read() -> ir.TensorProtocol:
         wide = np.asarray(tensor.numpy())
-        narrow = wide.astype(np.float16)
+        with np.errstate(over="ignore"):  # refused by name below
+            narrow = wide.astype(np.float16)
         if not np.isfinite(narrow).all():
             raise BuildError(
                 f"weight {name} exceeds the float16 range (largest |value| "
