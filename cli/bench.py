@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgellama.cli.engine import engine_directory
-from edgellama.cli.numbers import counts
+from edgellama.cli.numbers import counts, seconds
 from edgellama.cli.progress import progress
 from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
@@ -65,7 +65,14 @@ def latency(
 @click.option("--requests", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--output-tokens", type=click.IntRange(min=2), default=64, show_default=True)
-@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds a call.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=300.0,
+    show_default=True,
+    callback=seconds,
+    help="Seconds a call.",
+)
 def serve(
     target: str,
     streams: int,

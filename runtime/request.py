@@ -50,7 +50,9 @@ class FinishReason(str, Enum):
 def _bounded(field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
     bad = not math.isfinite(value) or value > high or value < low or (open_low and value == low)
     if bad:
-        bound = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        # A whole limit is shown whole: 2147483647, not 2.14748e+09.
+        ends = (end if isinstance(end, int) else f"{end:g}" for end in (low, high))
+        bound = f"{'(' if open_low else '['}{', '.join(map(str, ends))}]"
         raise InvalidRequestError(field, f"is {value!r}; it must be in {bound}")
 
 

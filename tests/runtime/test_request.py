@@ -50,3 +50,10 @@ def test_a_sampling_rule_out_of_bounds_is_refused(name: str, bad: float) -> None
     with pytest.raises(InvalidRequestError, match="it must be in") as caught:
         Sampling(**{name: bad})  # type: ignore[arg-type]
     assert caught.value.field == f"sampling.{name}"
+
+
+def test_a_whole_limit_is_told_whole() -> None:
+    with pytest.raises(InvalidRequestError, match=r"it must be in \[0, 2147483647\]"):
+        Sampling(top_k=2**31)
+    with pytest.raises(InvalidRequestError, match=r"it must be in \[0, 18446744073709551615\]"):
+        Sampling(seed=2**64)
