@@ -14,10 +14,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgellama.export.generation import read_generation
-from edgellama.export.reference import as_stored
+from edgellama.export.reference import Variant, as_stored
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
+from edgellama.optimize.engine_files import require_replaceable, write_text_files
 from edgellama.optimize.passes.match import dim
 from edgellama.optimize.passes.quantize_linears import forget_rows
 from edgellama.optimize.pipeline import BuildError, run_passes
@@ -94,14 +94,6 @@ def _unchanged(out: Path, fingerprint: str) -> Manifest | None:
     return manifest
 
 
-def _require_engine_or_nothing(out: Path) -> None:
-    """Refuse to replace a folder that is not an engine."""
-    if out.exists() and not (out / "engine.json").is_file() and any(out.iterdir()):
-        raise BuildError(
-            f"{out} exists and is not an engine (no engine.json); choose another --out or remove it"
-        )
-
-
 def _tensors(values: list[ir.Value]) -> tuple[TensorInfo, ...]:
     infos = []
     for value in values:
@@ -109,19 +101,6 @@ def _tensors(values: list[ir.Value]) -> tuple[TensorInfo, ...]:
         shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
         infos.append(TensorInfo(value.name or "", _NUMPY_NAMES[value.dtype], shape))
     return tuple(infos)
-
-
-def _write_text_files(folder: Path, staging: Path) -> None:
-    """Copy the tokenizer and write the chat template and generation settings."""
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise BuildError(f"{folder}: no tokenizer.json; save the fast tokenizer beside the weights")
-    (staging / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-    generation, template = read_generation(folder)
-    text = json.dumps(generation, indent=2, ensure_ascii=False) + "\n"
-    (staging / "generation.json").write_text(text, encoding="utf-8")
-    if template is not None:
-        (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
 
 
 def _make_graph(source: Source, profile: Profile, plan: Plan) -> tuple[ir.Model, KvLayout]:
@@ -154,11 +133,14 @@ def _verify(
             if progress is not None:
                 progress("verify", done, total)
 
+        variants: list[Variant] = [as_stored]
         stored = StoredWeights(manifest.model, manifest.profile.precision)
+        if not stored.is_exact:
+            variants.append(stored)
 
         def reference(sequences: Sequence[Sequence[int]]) -> tuple[list[Logits], list[Logits]]:
-            original, rounded = source.reference(sequences, on_layer, (as_stored, stored))
-            return original, rounded
+            original, *rounded = source.reference(sequences, on_layer, variants)
+            return original, rounded[0] if rounded else original
 
         chunk = manifest.profile.limits.prefill_chunk
         result = verify_engine(backend, prompts, chunk, reference)
@@ -179,7 +161,7 @@ def build_engine(
     force: bool = False,
 ) -> BuildReport:
     """Build the engine of a checkpoint folder for one profile into `out`; see `compile_engine`."""
-    _require_engine_or_nothing(out)
+    require_replaceable(out)
     return compile_engine(profile, CheckpointSource(folder), out, progress=progress, force=force)
 
 
@@ -192,7 +174,7 @@ def optimize_portable(
     force: bool = False,
 ) -> BuildReport:
     """Build the engine of an exported portable model into `out`; see `compile_engine`."""
-    _require_engine_or_nothing(out)
+    require_replaceable(out)
     return compile_engine(profile, PortableSource(folder), out, progress=progress, force=force)
 
 
@@ -220,7 +202,7 @@ def compile_engine(
         return BuildReport(out, seconds, peak_rss_bytes(), kept.bytes, verified, skipped=True)
     require_disk_space(out, int(plan.weight_bytes * 1.1) + (64 << 20), "the engine")
     with staged_directory(out) as staging:
-        _write_text_files(source.folder, staging)
+        write_text_files(source.folder, staging)
         codec = TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
         if progress is not None:
             progress("trace", 0, 1)

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.reference import Variant, as_stored, reference_logits
+from edgellama.export.stage import require_disk_space
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
     FINGERPRINT_KEY,
@@ -140,8 +140,10 @@ class PortableSource:
     def _load(self) -> ir.Model:
         try:
             return ir.load(self._path)
-        except DecodeError as error:
-            raise BuildError(f"{self._path} is not an ONNX model ({error}); export again") from None
+        except Exception as error:  # protobuf's class, which onnx_ir does not name
+            raise BuildError(
+                f"{self._path} is not an ONNX model ({error}); export again"
+            ) from error
 
     def _check_data(self, model: ir.Model) -> None:
         """Check that no weight lies beyond the end of its file."""
@@ -159,6 +161,8 @@ class PortableSource:
 
     def _write_variant(self, path: Path, variant: Variant) -> None:
         """Write the graph with every matrix replaced by what `variant` makes of it."""
+        needed = sum(file.stat().st_size for file in self.folder.glob(f"{GRAPH_NAME}*"))
+        require_disk_space(path.parent, needed, "the rounded model, in TMPDIR for verify,")
         model = self.graph()
         for name, value in model.graph.initializers.items():
             tensor = value.const_value

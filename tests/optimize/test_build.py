@@ -131,6 +131,14 @@ def test_a_folder_that_is_no_engine_is_not_replaced(checkpoint: Path, tmp_path: 
     with pytest.raises(BuildError, match="is not an engine"):
         build_engine(profile(), checkpoint, tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "engine.json").write_text("{}")  # an engine, but not only
+    with pytest.raises(BuildError, match=r"holds notes\.txt"):
+        build_engine(profile(), checkpoint, tmp_path)
+    (tmp_path / "notes.txt").rename(tmp_path / "model.onnx")
+    (tmp_path / "engine.json").unlink()
+    with pytest.raises(BuildError, match=r"no engine\.json"):
+        build_engine(profile(), checkpoint, tmp_path)
+    assert (tmp_path / "model.onnx").read_text() == "mine"
 
 
 def test_a_failed_verification_writes_nothing(
