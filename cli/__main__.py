@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from edgellama.cli.lazy import LazyGroup
+
+# What goes wrong comes as an exception and is told in one line; the libraries would tell it once
+# more, on standard error. Both read this when they are imported; the user's own setting stays.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 VERBS = {
     "profiles": "edgellama.cli.profiles",

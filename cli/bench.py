@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgellama.cli.engine import engine_directory
-from edgellama.cli.numbers import counts
+from edgellama.cli.numbers import counts, seconds
 from edgellama.cli.progress import progress
 from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
@@ -55,7 +55,7 @@ def latency(
         return
     click.echo(f"load    {result['load_seconds']:.2f} s, {size(result['rss_bytes'])} resident")
     for row in result["rows"]:
-        click.echo(f"{row['rows']:>4} rows  {_speed(row)}, {_times(row)}")
+        click.echo(f"{row['rows']:>4} rows  {_speed(row)}, {times(row)}")
     _print_environment(result["environment"])
 
 
@@ -65,7 +65,14 @@ def latency(
 @click.option("--requests", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=64, show_default=True)
 @click.option("--output-tokens", type=click.IntRange(min=2), default=64, show_default=True)
-@click.option("--timeout", type=float, default=300.0, show_default=True, help="Seconds a call.")
+@click.option(
+    "--timeout",
+    type=float,
+    default=300.0,
+    show_default=True,
+    callback=seconds,
+    help="Seconds a call.",
+)
 def serve(
     target: str,
     streams: int,
@@ -92,7 +99,7 @@ def serve(
         print_json(result)
         return
     rate = result["output_tokens_per_second"]
-    click.echo(f"{requests} requests, {streams} at once: {rate:.1f} tokens/s, {_times(result)}")
+    click.echo(f"{requests} requests, {streams} at once: {rate:.1f} tokens/s, {times(result)}")
     _print_environment(result["environment"])
 
 
@@ -101,12 +108,16 @@ def _speed(row: Mapping[str, Any]) -> str:
     return "no common decode" if rate is None else f"{rate:.1f} tokens/s"
 
 
-def _times(row: Mapping[str, Any]) -> str:
-    ttft, itl = row["ttft_ms"], row["itl_ms"]
-    return (
-        f"TTFT p50 {ttft['p50']:.1f} p95 {ttft['p95']:.1f} ms, "
-        f"ITL p50 {itl['p50']:.2f} p95 {itl['p95']:.2f} ms"
-    )
+def times(row: Mapping[str, Any]) -> str:
+    """Return first token and gap between tokens of one measurement, for people."""
+    return f"TTFT {_spread(row['ttft_ms'], 1)}, ITL {_spread(row['itl_ms'], 2)}"
+
+
+def _spread(series: Mapping[str, Any], digits: int) -> str:
+    """Return two percentiles; a short answer may come in one piece and have no gap to measure."""
+    if not series["n"]:
+        return "not measured"
+    return f"p50 {series['p50']:.{digits}f} p95 {series['p95']:.{digits}f} ms"
 
 
 def _print_environment(facts: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.answer import as_document, print_stream
+from edgellama.cli.numbers import seconds
 from edgellama.cli.prompt import Prompt, prompt_options
 from edgellama.cli.sampling import logprobs_option, sampling_options
 from edgellama.cli.turns import turns
@@ -28,7 +29,12 @@ def server_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Add `--target` and `--timeout`."""
     target = click.option("--target", required=True, help="HOST:PORT of the server.")
     timeout = click.option(
-        "--timeout", type=float, default=300.0, show_default=True, help="Seconds."
+        "--timeout",
+        type=float,
+        default=300.0,
+        show_default=True,
+        callback=seconds,
+        help="Seconds.",
     )
     return target(timeout(verb))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edgellama.cli.progress import progress
+from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -26,5 +27,7 @@ def command(model: str, out: Path, dtype: str, as_json: bool) -> None:
     if as_json:
         print_json(report.as_dict())
         return
-    for name, value in report.as_dict().items():
-        click.echo(f"{name:<16} {value}")
+    click.echo(f"model        {report.model} (exported in {report.seconds:.1f} s)")
+    click.echo(f"dtype        {report.dtype}")
+    click.echo(f"size         {size(report.bytes)}")
+    click.echo(f"peak memory  {size(report.peak_rss_bytes)}")

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from edgellama.cli.engine import engine_directory
+from edgellama.cli.figure import figure
 from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
 
@@ -59,4 +60,4 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name} = {value}"
+            yield f"{prefix}{name} = {figure(value)}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 
@@ -24,3 +26,10 @@ def counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int,
     if min(numbers) < 1:
         raise click.BadParameter(f"{value!r} has a number below 1", ctx, param)
     return numbers
+
+
+def seconds(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Return a time of at least 0; less and NaN are wrong usage."""
+    if not 0 <= value < math.inf:
+        raise click.BadParameter(f"{value:g} is not a finite time of at least 0 s", ctx, param)
+    return value

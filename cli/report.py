@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.cli.figure import figure
 from edgellama.cli.size import size
 from edgellama.cli.verb import print_json
 
@@ -23,4 +24,4 @@ def print_report(report: BuildReport, *, as_json: bool) -> None:
     click.echo(f"size         {size(report.bytes)}")
     click.echo(f"peak memory  {size(report.peak_rss_bytes)}")
     for name, value in report.verify.items():
-        click.echo(f"verify       {name} = {value}")
+        click.echo(f"verify       {name} = {figure(value)}")

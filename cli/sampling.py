@@ -70,5 +70,7 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def logprobs_option(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--logprobs N`: 0 reports the drawn tokens only, n also the n most likely ones."""
-    option = click.option("--logprobs", type=int, help=f"Most likely tokens; 0 to {MAX_LOGPROBS}.")
+    option = click.option(
+        "--logprobs", type=int, help=f"Most likely tokens, as JSON; 0 to {MAX_LOGPROBS}."
+    )
     return option(command)

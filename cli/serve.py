@@ -7,15 +7,29 @@ import os
 import click
 
 from edgellama.cli.engine import engine_directory
+from edgellama.cli.numbers import seconds
 from edgellama.cli.verb import Verb, print_json
 
 
 @click.command("serve", cls=Verb)
 @click.argument("engine")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", type=int, default=50051, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=50051,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
-@click.option("--grace", type=float, default=30.0, show_default=True, help="Seconds to drain.")
+@click.option(
+    "--grace",
+    type=float,
+    default=30.0,
+    show_default=True,
+    callback=seconds,
+    help="Seconds to drain.",
+)
 def command(
     engine: str, host: str, port: int, threads: int | None, grace: float, as_json: bool
 ) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgellama.export.error import ExportError
+
 GENERATION_CONFIG = "generation_config.json"
 CONFIG = "config.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -43,7 +45,7 @@ def read_generation(checkpoint: Path) -> tuple[dict[str, Any], str | None]:
     `generation_config.json` goes before `config.json`, as in transformers' `generate`; a tokenizer
     setting before `special_tokens_map.json`; `chat_template.jinja` before the tokenizer's setting.
     Limits of length are left to the request.
-    Raises ValueError naming file and key.
+    Raises ExportError naming file and key.
     """
     config = _read(checkpoint, CONFIG)
     generation = _read(checkpoint, GENERATION_CONFIG, optional=True)
@@ -69,11 +71,11 @@ def _read(checkpoint: Path, name: str, *, optional: bool = False) -> dict[str, A
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{path} is missing; {checkpoint} is not a checkpoint") from error
+        raise ExportError(f"{path} is missing; {checkpoint} is not a checkpoint") from error
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+        raise ExportError(f"{path} is not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise ValueError(f"{path} holds a {type(raw).__name__}; an object is needed")
+        raise ExportError(f"{path} holds a {type(raw).__name__}; an object is needed")
     return raw
 
 
@@ -87,7 +89,7 @@ def _first(key: str, *files: tuple[str, Mapping[str, Any]]) -> tuple[str, Any]:
 
 def _checked_id(value: Any, name: str, key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name}: {key} is {value!r}; token ids are integers from 0")
+        raise ExportError(f"{name}: {key} is {value!r}; token ids are integers from 0")
     return value
 
 
@@ -111,7 +113,7 @@ def _sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
     """
     for key, neutral in _NEUTRAL.items():
         if generation.get(key) not in neutral:
-            raise ValueError(
+            raise ExportError(
                 f"{GENERATION_CONFIG}: {key} is {generation[key]!r}, which the runtime cannot do; "
                 "remove it from the file if the model can do without"
             )
@@ -122,7 +124,7 @@ def _sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
             value = generation.get(key, default)
             sampling[key] = off if value is None else _number(value, key)
         if sampling["temperature"] == 0:
-            raise ValueError(
+            raise ExportError(
                 f"{GENERATION_CONFIG}: temperature is 0 with do_sample true; set do_sample to false"
             )
     penalty = generation.get("repetition_penalty")
@@ -135,13 +137,13 @@ def _sampling(generation: Mapping[str, Any]) -> dict[str, Any]:
 def _flag(generation: Mapping[str, Any], key: str) -> bool:
     value = generation.get(key)
     if not isinstance(value, bool) and value is not None:
-        raise ValueError(f"{GENERATION_CONFIG}: {key} is {value!r}; it must be true or false")
+        raise ExportError(f"{GENERATION_CONFIG}: {key} is {value!r}; it must be true or false")
     return bool(value)
 
 
 def _number(value: Any, key: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int if key == "top_k" else (int, float)):
-        raise ValueError(f"{GENERATION_CONFIG}: {key} is {value!r}; it must be a number")
+        raise ExportError(f"{GENERATION_CONFIG}: {key} is {value!r}; it must be a number")
     return value
 
 
@@ -163,11 +165,11 @@ def _template(checkpoint: Path, tokenizer: Mapping[str, Any]) -> str | None:
     if isinstance(found, list):
         named = {entry["name"]: entry["template"] for entry in found}
         if "default" not in named:
-            raise ValueError(
+            raise ExportError(
                 f"{TOKENIZER_CONFIG}: chat_template has {', '.join(sorted(named))} and no default; "
                 f"write the wanted one to {path}"
             )
         found = named["default"]
     if found is not None and not isinstance(found, str):
-        raise ValueError(f"{TOKENIZER_CONFIG}: chat_template is not a text")
+        raise ExportError(f"{TOKENIZER_CONFIG}: chat_template is not a text")
     return found

@@ -6,7 +6,7 @@ import contextlib
 import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 _open: set[Path] = set()  # folders that this process is working on
@@ -86,6 +86,12 @@ def staged_directory(out: Path) -> Iterator[Path]:
         _open.difference_update((staging, retired))
         if staging.exists():
             shutil.rmtree(staging)
+
+
+def foreign_name(out: Path, written: Collection[str]) -> str | None:
+    """Return an entry of the folder `out` that is not among the written: it would be lost."""
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    return next((name for name in names if name not in written), None)
 
 
 def require_disk_space(folder: Path, needed: int, what: str) -> None:

@@ -15,7 +15,7 @@ from transformers import AutoConfig
 
 from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.export.error import ExportError
-from edgellama.export.stage import require_disk_space, staged_directory
+from edgellama.export.stage import foreign_name, require_disk_space, staged_directory
 from edgellama.export.trace import trace_llama
 from edgellama.export.weights import IR_DTYPES, attach_weights
 
@@ -89,14 +89,12 @@ def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str
 
 def _require_replaceable(out: Path) -> None:
     """Refuse to replace a folder that holds anything but an earlier export."""
-    if out.is_dir():
-        written = {GRAPH_NAME, DATA_NAME, *SIDE_FILES}
-        for path in sorted(out.iterdir()):
-            if path.name not in written:
-                raise ExportError(
-                    f"{out} holds {path.name}, which no export writes, and would be replaced; "
-                    "choose another --out or remove it"
-                )
+    name = foreign_name(out, {GRAPH_NAME, DATA_NAME, *SIDE_FILES})
+    if name is not None:
+        raise ExportError(
+            f"{out} holds {name}, which no export writes and which would be lost; choose another "
+            "--out or remove it"
+        )
 
 
 def export_portable(

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from edgellama.calibration.cache import calibrate_cache, calibration_ids
-from edgellama.export.generation import read_generation
-from edgellama.export.reference import as_stored
+from edgellama.export.reference import Variant, as_stored
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
-from edgellama.optimize.passes.match import dim
-from edgellama.optimize.passes.quantize_cache import quantize_cache
+from edgellama.optimize.calibrated_cache import quantize_staged_cache
+from edgellama.optimize.describe import describe, tool_versions
+from edgellama.optimize.engine_files import require_replaceable, write_text_files
 from edgellama.optimize.passes.quantize_linears import forget_rows
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.source import CheckpointSource, PortableSource, Source
@@ -36,9 +33,7 @@ from edgellama.profiles.plan import Plan, require_fit
 from edgellama.profiles.profile import Profile
 from edgellama.runtime.manifest import (
     EngineError,
-    KvLayout,
     Manifest,
-    TensorInfo,
     check_files,
     read_manifest,
     record_files,
@@ -48,13 +43,6 @@ from edgellama.runtime.ort import OrtBackend
 from edgellama.runtime.text import TextCodec
 
 Progress = Callable[[str, int, int], None]
-TOOLS = ("edgellama", "torch", "transformers", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
-_NUMPY_NAMES = {
-    ir.DataType.FLOAT: "float32",
-    ir.DataType.INT64: "int64",
-    ir.DataType.INT32: "int32",
-    ir.DataType.INT8: "int8",
-}
 
 
 @dataclass(frozen=True)
@@ -71,11 +59,6 @@ class BuildReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the plain form for `--json`."""
         return {**asdict(self), "engine": str(self.engine)}
-
-
-def tool_versions() -> dict[str, str]:
-    """Return the versions of everything that shapes an engine."""
-    return {"python": platform.python_version(), **{name: version(name) for name in TOOLS}}
 
 
 def engine_fingerprint(source: Source, profile: Profile) -> str:
@@ -96,36 +79,6 @@ def _unchanged(out: Path, fingerprint: str) -> Manifest | None:
     return manifest
 
 
-def _require_engine_or_nothing(out: Path) -> None:
-    """Refuse to replace a folder that is not an engine."""
-    if out.exists() and not (out / "engine.json").is_file() and any(out.iterdir()):
-        raise BuildError(
-            f"{out} exists and is not an engine (no engine.json); choose another --out or remove it"
-        )
-
-
-def _tensors(values: list[ir.Value]) -> tuple[TensorInfo, ...]:
-    infos = []
-    for value in values:
-        assert value.shape is not None and value.dtype is not None
-        shape = tuple(axis if isinstance(axis, int) else str(axis.value) for axis in value.shape)
-        infos.append(TensorInfo(value.name or "", _NUMPY_NAMES[value.dtype], shape))
-    return tuple(infos)
-
-
-def _write_text_files(folder: Path, staging: Path) -> None:
-    """Copy the tokenizer and write the chat template and generation settings."""
-    tokenizer = folder / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise BuildError(f"{folder}: no tokenizer.json; save the fast tokenizer beside the weights")
-    (staging / "tokenizer.json").write_bytes(tokenizer.read_bytes())
-    generation, template = read_generation(folder)
-    text = json.dumps(generation, indent=2, ensure_ascii=False) + "\n"
-    (staging / "generation.json").write_text(text, encoding="utf-8")
-    if template is not None:
-        (staging / "chat_template.jinja").write_text(template, encoding="utf-8")
-
-
 def _make_graph(source: Source, profile: Profile, plan: Plan) -> ir.Model:
     """Return the engine graph with a float32 cache."""
     model = source.graph()
@@ -134,56 +87,13 @@ def _make_graph(source: Source, profile: Profile, plan: Plan) -> ir.Model:
     return model
 
 
-def _describe(source: Source, profile: Profile, plan: Plan, model: ir.Model) -> Manifest:
-    """Return the manifest of a graph, before its files are measured and the engine is verified."""
-    past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
-    assert past.dtype is not None
-    return Manifest(
-        profile=profile,
-        model=source.model,
-        source=source.name,
-        fingerprint=engine_fingerprint(source, profile),
-        graph=GRAPH_NAME,
-        inputs=_tensors(list(model.graph.inputs)),
-        outputs=_tensors(list(model.graph.outputs)),
-        kv=KvLayout(
-            layers=source.model.num_layers,
-            kv_heads=source.model.num_kv_heads,
-            head_dim=dim(past, 3),
-            slots=plan.slots,
-            capacity=plan.capacity,
-            dtype=_NUMPY_NAMES[past.dtype],
-        ),
-        files={},
-        versions=tool_versions(),
-        build={},
-        verify={},
-    )
-
-
-def _quantize_cache(staging: Path, manifest: Manifest, progress: Progress | None) -> ir.Model:
-    """Calibrate the staged float-cache engine and rewrite its graph, not its weights."""
-    if progress is not None:
-        progress("calibrate the cache", 0, 1)
-    # One slot is enough, and the pool of all of them could be larger than the model.
-    alone = replace(manifest, kv=replace(manifest.kv, slots=1))
-    backend = OrtBackend.load(staging, alone)
-    try:
-        samples = calibration_ids(TextCodec.load(staging), manifest.kv.capacity)
-        scales = calibrate_cache(backend, samples, manifest.profile.limits.prefill_chunk)
-    finally:
-        backend.close()
-    model = ir.load(staging / GRAPH_NAME)
-    done = quantize_cache(model, scales.channels)
-    assert done == manifest.kv.layers, f"{done} caches of {manifest.kv.layers} were quantised"
-    ir.save(model, staging / GRAPH_NAME)  # external data keeps its place in the data file
-    return model
-
-
 def _verify(
-    staging: Path, manifest: Manifest, source: Source, progress: Progress | None
+    staging: Path,
+    manifest: Manifest,
+    codec: TextCodec,
+    source: Source,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    codec = TextCodec.load(staging)
     backend = OrtBackend.load(staging, manifest)
     try:
         prompts = verification_prompts(codec, manifest.kv.capacity)
@@ -192,11 +102,14 @@ def _verify(
             if progress is not None:
                 progress("verify", done, total)
 
+        variants: list[Variant] = [as_stored]
         stored = StoredWeights(manifest.model, manifest.profile.precision)
+        if not stored.is_exact:
+            variants.append(stored)
 
         def reference(sequences: Sequence[Sequence[int]]) -> tuple[list[Logits], list[Logits]]:
-            original, rounded = source.reference(sequences, on_layer, (as_stored, stored))
-            return original, rounded
+            original, *rounded = source.reference(sequences, on_layer, variants)
+            return original, rounded[0] if rounded else original
 
         chunk = manifest.profile.limits.prefill_chunk
         result = verify_engine(backend, prompts, chunk, reference)
@@ -217,7 +130,7 @@ def build_engine(
     force: bool = False,
 ) -> BuildReport:
     """Build the engine of a checkpoint folder for one profile into `out`; see `compile_engine`."""
-    _require_engine_or_nothing(out)
+    require_replaceable(out)
     return compile_engine(profile, CheckpointSource(folder), out, progress=progress, force=force)
 
 
@@ -230,7 +143,7 @@ def optimize_portable(
     force: bool = False,
 ) -> BuildReport:
     """Build the engine of an exported portable model into `out`; see `compile_engine`."""
-    _require_engine_or_nothing(out)
+    require_replaceable(out)
     return compile_engine(profile, PortableSource(folder), out, progress=progress, force=force)
 
 
@@ -258,19 +171,19 @@ def compile_engine(
         return BuildReport(out, seconds, peak_rss_bytes(), kept.bytes, verified, skipped=True)
     require_disk_space(out, int(plan.weight_bytes * 1.1) + (64 << 20), "the engine")
     with staged_directory(out) as staging:
-        _write_text_files(source.folder, staging)
-        TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
+        write_text_files(source.folder, staging)
+        codec = TextCodec.load(staging)  # a tokenizer that cannot be read fails before the trace
         if progress is not None:
             progress("trace", 0, 1)
         model = _make_graph(source, profile, plan)
         save_model(model, staging / GRAPH_NAME, progress, "write weights")
         forget_rows()  # the head of a large vocabulary is hundreds of megabytes
-        manifest = _describe(source, profile, plan, model)
+        manifest = describe(source, profile, plan, model, fingerprint)
         if profile.precision.kv == "int8":
-            model = _quantize_cache(staging, manifest, progress)
-            manifest = _describe(source, profile, plan, model)
+            model = quantize_staged_cache(staging, manifest, codec, progress)
+            manifest = describe(source, profile, plan, model, fingerprint)
         manifest = replace(manifest, files=record_files(staging))
-        verified = _verify(staging, manifest, source, progress)
+        verified = _verify(staging, manifest, codec, source, progress)
         seconds = time.monotonic() - started
         peak = peak_rss_bytes()
         measured = {"seconds": round(seconds, 3), "peak_rss_bytes": peak, "plan": plan.as_dict()}

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.reference import Variant, as_stored, reference_logits
+from edgellama.export.stage import require_disk_space
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
     FINGERPRINT_KEY,
@@ -85,13 +86,15 @@ class PortableSource:
             raise BuildError(
                 f"{folder}: no {GRAPH_NAME}; make one with `edgellama export MODEL --out DIR`"
             )
-        metadata = ir.load(self._path).metadata_props
+        model = self._load()
+        metadata = model.metadata_props
         for key in (CONFIG_KEY, SOURCE_KEY, FINGERPRINT_KEY):
             if key not in metadata:
                 raise BuildError(
                     f"{self._path}: metadata {key} is missing; it was not written by "
                     "`edgellama export`"
                 )
+        self._check_data(model)
         raw = json.loads(metadata[CONFIG_KEY])
         if raw["rope_scaling"] is not None:
             raw["rope_scaling"] = RopeScaling(**raw["rope_scaling"])
@@ -109,7 +112,7 @@ class PortableSource:
 
     def graph(self) -> ir.Model:
         """Read the graph; the weights stay in the memory-mapped file until they are written."""
-        model = ir.load(self._path)
+        model = self._load()
         past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
         if past.dtype != ir.DataType.FLOAT:
             raise BuildError(
@@ -134,8 +137,32 @@ class PortableSource:
             on_layer(index + 1, len(variants))
         return results
 
+    def _load(self) -> ir.Model:
+        try:
+            return ir.load(self._path)
+        except Exception as error:  # protobuf's class, which onnx_ir does not name
+            raise BuildError(
+                f"{self._path} is not an ONNX model ({error}); export again"
+            ) from error
+
+    def _check_data(self, model: ir.Model) -> None:
+        """Check that no weight lies beyond the end of its file."""
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if not isinstance(tensor, ir.ExternalTensor):
+                continue
+            data = self.folder / tensor.location
+            size = data.stat().st_size if data.is_file() else 0
+            end = (tensor.offset or 0) + (tensor.length or 0)
+            if size < end:
+                raise BuildError(
+                    f"{data} has {size} bytes, but {name} ends at its byte {end}; export again"
+                )
+
     def _write_variant(self, path: Path, variant: Variant) -> None:
         """Write the graph with every matrix replaced by what `variant` makes of it."""
+        needed = sum(file.stat().st_size for file in self.folder.glob(f"{GRAPH_NAME}*"))
+        require_disk_space(path.parent, needed, "the rounded model, in TMPDIR for verify,")
         model = self.graph()
         for name, value in model.graph.initializers.items():
             tensor = value.const_value

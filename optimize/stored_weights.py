@@ -27,6 +27,11 @@ class StoredWeights:
         self._model = model
         self._precision = precision
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every weight is stored as it is."""
+        return {self._precision.weights, self._precision.embedding} == {"fp32"}
+
     def __call__(self, name: str, rows: Floats) -> Floats:
         """Return the rounded weight of the same shape."""
         precision = self._precision

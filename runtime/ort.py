@@ -16,6 +16,7 @@ from edgellama.runtime.manifest import EngineError, KvLayout, Manifest, TensorIn
 from edgellama.runtime.step import PrefillChunk, Step
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
+MAX_THREADS = 1024  # far above any CPU; each thread is made at once, so more would hang the load
 KV_DTYPES = ("float32", "int8")
 _DTYPES = {
     "tensor(float)": "float32",
@@ -82,8 +83,8 @@ class OrtBackend:
                 f"{', '.join(KV_DTYPES)}; rebuild the engine with another precision.kv"
             )
         count = manifest.profile.device.threads if threads is None else threads
-        if count < 1:
-            raise EngineError(f"threads is {count}; it must be >= 1")
+        if not 1 <= count <= MAX_THREADS:
+            raise EngineError(f"threads is {count}; it must be in [1, {MAX_THREADS}]")
         options = ort.SessionOptions()
         options.intra_op_num_threads = count
         options.inter_op_num_threads = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -49,8 +50,19 @@ class FinishReason(str, Enum):
 def _bounded(field: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
     bad = not math.isfinite(value) or value > high or value < low or (open_low and value == low)
     if bad:
-        bound = f"{'(' if open_low else '['}{low:g}, {high:g}]"
+        # A whole limit is shown whole: 2147483647, not 2.14748e+09.
+        ends = (end if isinstance(end, int) else f"{end:g}" for end in (low, high))
+        bound = f"{'(' if open_low else '['}{', '.join(map(str, ends))}]"
         raise InvalidRequestError(field, f"is {value!r}; it must be in {bound}")
+
+
+def _whole(field: str, value: int | None) -> None:
+    """Refuse what is no integer: 2.5 tokens would never be reached, and the engine would break."""
+    try:
+        if value is not None:
+            operator.index(value)
+    except TypeError:
+        raise InvalidRequestError(field, f"is {value!r}; it must be an integer") from None
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         _bounded("sampling.temperature", self.temperature, 0.0, 100.0)
+        _whole("sampling.top_k", self.top_k)
         _bounded("sampling.top_k", self.top_k, 0, 2**31 - 1)
         _bounded("sampling.top_p", self.top_p, 0.0, 1.0, open_low=True)
         _bounded("sampling.min_p", self.min_p, 0.0, 1.0)
@@ -83,6 +96,7 @@ class Sampling:
         _bounded("sampling.frequency_penalty", self.frequency_penalty, -10.0, 10.0)
         for token, bias in self.logit_bias.items():
             _bounded(f"sampling.logit_bias[{token}]", bias, -1000.0, 1000.0)
+        _whole("sampling.seed", self.seed)
         if self.seed is not None:
             _bounded("sampling.seed", self.seed, 0, 2**64 - 1)
 
@@ -105,6 +119,8 @@ class Stop:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
+        _whole("stop.max_new_tokens", self.max_new_tokens)
+        _whole("stop.min_new_tokens", self.min_new_tokens)
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise InvalidRequestError(
                 "stop.max_new_tokens", f"is {self.max_new_tokens}; it must be >= 1"
@@ -150,6 +166,7 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise InvalidRequestError("prompt", "is empty; at least one token is needed")
+        _whole("top_logprobs", self.top_logprobs)
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
             raise InvalidRequestError(
                 "top_logprobs", f"is {self.top_logprobs}; it must be in [0, {MAX_LOGPROBS}]"

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
 from edgellama.optimize.passes.match import dims
+from edgellama.optimize.pipeline import BuildError
 
 _FLOAT = ir.DataType.FLOAT.value
 
@@ -16,9 +17,10 @@ _FLOAT = ir.DataType.FLOAT.value
 def _half(tensor: ir.TensorProtocol, name: str) -> Callable[[], ir.TensorProtocol]:
     def read() -> ir.TensorProtocol:
         wide = np.asarray(tensor.numpy())
-        narrow = wide.astype(np.float16)
+        with np.errstate(over="ignore"):  # refused by name below
+            narrow = wide.astype(np.float16)
         if not np.isfinite(narrow).all():
-            raise ValueError(
+            raise BuildError(
                 f"weight {name} exceeds the float16 range (largest |value| "
                 f"{np.abs(wide).max():.4g}, limit 65504); use precision fp32 or int8"
             )

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
+from edgellama.optimize.passes.edit import (
+    add_initializer,
+    clear_unused,
+    insert_before,
+    replace,
+    shared_initializer,
+)
 from edgellama.optimize.passes.match import dim, dims, is_weight, operand
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
@@ -51,6 +57,7 @@ def pack_qkv(model: ir.Model) -> int:
     """
     graph = model.graph
     count = 0
+    order = {node: place for place, node in enumerate(graph)}
     for prefix, parts in _projections(graph).items():
         if len(parts) != len(_PARTS):
             continue
@@ -61,11 +68,11 @@ def pack_qkv(model: ir.Model) -> int:
         weights = [operand(node, 1) for node in nodes]
         name = f"{prefix}.self_attn.qkv_proj.weight"
         packed = add_initializer(graph, name, concat_columns(weights, name))
-        anchor = min(nodes, key=lambda node: list(graph).index(node))
+        anchor = min(nodes, key=order.__getitem__)
         (product,) = insert_before(anchor, "MatMul", [x, packed], [f"{prefix}.qkv"])
         widths = [dim(value, 1) for value in weights]
         sizes_name = "attention.qkv_widths"
-        sizes = graph.initializers.get(sizes_name) or add_initializer(
+        sizes = shared_initializer(
             graph, sizes_name, ir.tensor(np.array(widths, np.int64), name=sizes_name)
         )
         outputs = insert_before(

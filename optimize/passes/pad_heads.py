@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -35,8 +36,9 @@ def head_places(heads: int, head_dim: int) -> np.ndarray:
 
 
 def _spread(
-    tensor: ir.TensorProtocol, places: np.ndarray, size: int, axis: int, name: str
+    tensor: ir.TensorProtocol, name: str, *, places: np.ndarray, size: int, axis: int
 ) -> ir.LazyTensor:
+    """Return the tensor with its features of `axis` at `places` among `size`, the others 0."""
     shape = list(dims(tensor.shape))
     shape[axis] = size
 
@@ -93,16 +95,8 @@ def pad_heads(model: ir.Model) -> int:
             continue
         total = heads + 2 * kv
         columns, rows = head_places(total, head_dim), head_places(heads, head_dim)
-        _swap_weight(
-            project,
-            1,
-            lambda t, n, c=columns, s=total * wide: _spread(t, c, s, 1, n),  # type: ignore[misc]
-        )
-        _swap_weight(
-            output,
-            1,
-            lambda t, n, r=rows, s=heads * wide: _spread(t, r, s, 0, n),  # type: ignore[misc]
-        )
+        _swap_weight(project, 1, partial(_spread, places=columns, size=total * wide, axis=1))
+        _swap_weight(output, 1, partial(_spread, places=rows, size=heads * wide, axis=0))
         for index, fill in ((7, 1.0), (8, 0.0)):
             if operand(node, index).name in (COS_TABLE, SIN_TABLE):
                 _swap_weight(node, index, _widen_table(fill, wide // 2))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgellama.export.error import ExportError
 from edgellama.export.generation import read_generation
 from edgellama.runtime.text import GenerationConfig
 
@@ -86,16 +87,16 @@ def test_sampling_has_the_defaults_of_transformers(
 def test_what_cannot_be_kept_is_refused(
     tmp_path: Path, name: str, raw: object, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ExportError, match=message):
         read_generation(checkpoint(tmp_path, **{name: raw}))
 
 
 def test_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"config\.json is missing"):
+    with pytest.raises(ExportError, match=r"config\.json is missing"):
         read_generation(tmp_path)
     checkpoint(tmp_path)
     (tmp_path / "generation_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"generation_config\.json is not JSON"):
+    with pytest.raises(ExportError, match=r"generation_config\.json is not JSON"):
         read_generation(tmp_path)
 
 
@@ -122,7 +123,7 @@ def test_the_chat_template_has_four_homes(tmp_path: Path) -> None:
     checkpoint(tmp_path, tokenizer_config={"chat_template": named})
     assert read_generation(tmp_path)[1] == TEMPLATE
     checkpoint(tmp_path, tokenizer_config={"chat_template": named[:1]})
-    with pytest.raises(ValueError, match="has tool_use and no default"):
+    with pytest.raises(ExportError, match="has tool_use and no default"):
         read_generation(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("from the file\n")
     assert read_generation(tmp_path)[1] == "from the file\n"

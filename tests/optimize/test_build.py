@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -130,6 +131,14 @@ def test_a_folder_that_is_no_engine_is_not_replaced(checkpoint: Path, tmp_path: 
     with pytest.raises(BuildError, match="is not an engine"):
         build_engine(profile(), checkpoint, tmp_path)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "engine.json").write_text("{}")  # an engine, but not only
+    with pytest.raises(BuildError, match=r"holds notes\.txt"):
+        build_engine(profile(), checkpoint, tmp_path)
+    (tmp_path / "notes.txt").rename(tmp_path / "model.onnx")
+    (tmp_path / "engine.json").unlink()
+    with pytest.raises(BuildError, match=r"no engine\.json"):
+        build_engine(profile(), checkpoint, tmp_path)
+    assert (tmp_path / "model.onnx").read_text() == "mine"
 
 
 def test_a_failed_verification_writes_nothing(
@@ -192,6 +201,22 @@ def test_a_foreign_graph_is_not_a_source(tmp_path: Path, portable: Path) -> None
     onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(BuildError, match=r"metadata edgellama\.config is missing"):
         optimize_portable(profile(), tmp_path, tmp_path / "engine")
+
+
+def test_a_damaged_export_is_refused_before_the_work(portable: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(portable, copy)
+    data = copy / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-5000])
+    with pytest.raises(BuildError, match=r"model\.onnx\.data has .* export again"):
+        optimize_portable(profile(), copy, tmp_path / "engine")
+    data.unlink()
+    with pytest.raises(BuildError, match="has 0 bytes"):
+        optimize_portable(profile(), copy, tmp_path / "engine")
+    (copy / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(BuildError, match="is not an ONNX model"):
+        optimize_portable(profile(), copy, tmp_path / "engine")
+    assert not (tmp_path / "engine").exists()
 
 
 def test_a_half_export_is_refused_by_the_cpu_target(checkpoint: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize.passes.gqa import fuse_gqa
+from edgellama.optimize.passes.half_storage import store_half
 from edgellama.optimize.passes.pack_qkv import pack_qkv
 from edgellama.optimize.passes.rms_norm import fuse_rms_norm
 from edgellama.optimize.passes.rotary import angle_tables, fuse_rotary
@@ -136,3 +137,15 @@ def test_angle_tables_agree_with_the_definition() -> None:
     assert cos.shape == sin.shape == (40, 8)
     np.testing.assert_allclose(cos[17, 3], np.cos(17 * 1 / 10000 ** (6 / 16)), rtol=1e-5)
     np.testing.assert_allclose(cos**2 + sin**2, 1, rtol=1e-6)
+
+
+def test_a_weight_beyond_half_precision_is_refused_by_name() -> None:
+    x = ir.val("x", ir.DataType.FLOAT, [1, 1])
+    weight = ir.Value(
+        name="w", const_value=ir.tensor(np.array([[1e6]], np.float32)), shape=ir.Shape([1, 1])
+    )
+    node = ir.node("MatMul", inputs=[x, weight])
+    graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 23})
+    assert store_half(ir.Model(graph, ir_version=10), wanted=lambda name: name == "w") == 1
+    with pytest.raises(BuildError, match=r"weight w exceeds .*1e\+06"):
+        graph.initializers["w.half"].const_value.numpy()

@@ -151,7 +151,7 @@ def make() -> Iterator[Callable[..., Engine]]:
     for engine in engines:
         engine._backend.gate.set()
         engine.close()
-        assert not engine._thread.is_alive()
+        assert not engine._loop._thread.is_alive()
 
 
 class Recorder(Collector):
@@ -584,6 +584,21 @@ def test_close_cancels_what_runs(make: Callable[..., Engine]) -> None:
     assert engine._backend.closed == 1
     with pytest.raises(DrainingError):
         engine.submit(request(), Recorder())
+
+
+def test_an_interrupted_close_can_be_repeated(
+    make: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    engine = make()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine._loop, "stop", interrupt)
+        engine.close()
+    assert engine._backend.closed == 0
+    engine.close()
+    assert engine._backend.closed == 1
 
 
 def test_waiting_calls_are_refused_on_the_engines_thread(make: Callable[..., Engine]) -> None:

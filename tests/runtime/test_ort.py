@@ -355,7 +355,7 @@ def test_memory_is_shared_not_copied(backend: OrtBackend) -> None:
         (lambda m: replace(m, kv=replace(m.kv, capacity=32)), r"the runtime needs .* 32, 16\]"),
         (lambda m: replace(m, inputs=m.inputs[1:]), "input_ids is .*; engine.json says absent"),
         (lambda m: replace(m, model=replace(m.model, vocab_size=41)), r"logits is .*\[\?, 41\]"),
-        (lambda m: replace(m, kv=replace(m.kv, dtype="int8")), "kv.dtype is 'int8'"),
+        (lambda m: replace(m, kv=replace(m.kv, dtype="float16")), "kv.dtype is 'float16'"),
         (lambda m: replace(m, graph="other.onnx"), "cannot load it"),
     ],
 )
@@ -453,3 +453,9 @@ def test_an_altered_engine_is_refused_unless_unchecked(whole_engine: Path, tmp_p
     with pytest.raises(EngineError, match=r"generation\.json has .* bytes"):
         Engine.load(tmp_path)
     Engine.load(tmp_path, check_files=False).close()
+
+
+def test_threads_that_no_cpu_has_are_refused(engine_dir: Path) -> None:
+    """Each is made at once: a hundred thousand would hang the load instead of telling."""
+    with pytest.raises(EngineError, match=r"threads is 100000; it must be in \[1, 1024\]"):
+        OrtBackend.load(engine_dir, MANIFEST, threads=100_000)

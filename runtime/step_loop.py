@@ -1,0 +1,262 @@
+"""The engine's thread: it steps the model for everyone until it is told to stop."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgellama.runtime.backend import Backend, Logits
+from edgellama.runtime.generation import Generation
+from edgellama.runtime.request import (
+    Delta,
+    DrainingError,
+    EngineFailedError,
+    Event,
+    FinishReason,
+    InvalidRequestError,
+)
+from edgellama.runtime.sampling import Draw, Sampler
+from edgellama.runtime.scheduler import Scheduler
+from edgellama.runtime.step import Step
+
+if TYPE_CHECKING:
+    from edgellama.runtime.text import TextCodec
+
+_LOG = logging.getLogger(__name__)
+_FAILED = "the engine failed in a step; its log has the reason"
+_REQUEST_FAILED = "the request failed in the engine; its log has the reason"
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Requests and slots now, and totals since the load."""
+
+    running: int
+    waiting: int
+    free_slots: int
+    steps: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+class StepLoop:
+    """Owns the scheduler and the requests in it; every public method may be called by any thread.
+
+    Backend, sampler and listeners are used on the loop's own thread only, without the lock.
+    """
+
+    def __init__(
+        self, backend: Backend, codec: TextCodec, sampler: Sampler, scheduler: Scheduler
+    ) -> None:
+        self._backend = backend
+        self._codec = codec
+        self._sampler = sampler
+        self._changed = threading.Condition()  # guards all below; notified on every change
+        self._scheduler = scheduler
+        self._active: dict[str, Generation] = {}
+        self._to_cancel: list[Generation] = []
+        self._undelivered = 0  # requests whose End no listener has seen yet
+        self._is_draining = False
+        self._is_closing = False
+        self._is_failed = False
+        self._steps = 0
+        self._prompt_tokens = 0
+        self._output_tokens = 0
+        # A daemon: a program that forgets to close still exits.
+        self._thread = threading.Thread(target=self._work, name="edgellama-engine", daemon=True)
+        self._thread.start()
+
+    def add(self, generation: Generation) -> None:
+        """Queue a request; raises InvalidRequestError, QueueFullError, DrainingError or
+        EngineFailedError."""
+        with self._changed:
+            if self._is_failed:
+                raise EngineFailedError("the engine failed in an earlier step; load it again")
+            if self._is_draining:
+                raise DrainingError("the engine is shutting down and takes no new request")
+            if generation.id in self._active:
+                raise InvalidRequestError(
+                    "request_id",
+                    f"{generation.id!r} is in use by an active request; choose another",
+                )
+            self._scheduler.add(generation.sequence)
+            self._active[generation.id] = generation
+            self._undelivered += 1
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> bool:
+        """Stop a request before the next step; False when it is not active (any more)."""
+        with self._changed:
+            generation = self._active.get(request_id)
+            if generation is None:
+                return False
+            if not generation.is_cancelled:
+                generation.is_cancelled = True
+                self._to_cancel.append(generation)
+                self._changed.notify_all()
+            return True
+
+    def stats(self) -> EngineStats:
+        """Return the counts of this moment."""
+        with self._changed:
+            return EngineStats(
+                running=self._scheduler.num_running,
+                waiting=self._scheduler.num_waiting,
+                free_slots=self._scheduler.num_free_slots,
+                steps=self._steps,
+                prompt_tokens=self._prompt_tokens,
+                output_tokens=self._output_tokens,
+            )
+
+    def drain(self, timeout: float | None) -> bool:
+        """Take no new request and wait for the others; False when `timeout` seconds were short."""
+        with self._changed:
+            self._is_draining = True
+            return self._changed.wait_for(lambda: self._undelivered == 0, timeout)
+
+    def stop(self) -> None:
+        """Cancel what still runs and wait for the end of the thread."""
+        with self._changed:
+            self._is_draining = True
+            self._is_closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the caller is a listener on the loop's own thread."""
+        return threading.current_thread() is self._thread
+
+    # Everything below runs on the loop's thread.
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._is_closing or self._to_cancel or self._scheduler.has_work
+                )
+                if self._is_closing:
+                    break
+            try:
+                self._turn()
+            except Exception:  # the backend's, or a bug here: nobody may be left waiting
+                _LOG.exception("step %d failed; the engine takes no further request", self._steps)
+                with self._changed:
+                    self._is_failed = True
+                self._end_all(FinishReason.ERROR, _FAILED)
+        self._end_all(FinishReason.CANCELLED)
+
+    def _turn(self) -> None:
+        """Cancel, admit, run one step."""
+        with self._changed:
+            cancelled = [g for g in self._to_cancel if g.reason is None]
+            self._to_cancel.clear()
+            for generation in cancelled:
+                self._scheduler.cancel(generation.id)
+        for generation in cancelled:
+            self._end(generation, FinishReason.CANCELLED)
+        with self._changed:
+            admitted = [self._active[sequence.id] for sequence in self._scheduler.admit()]
+        for generation in admitted:
+            self._admit(generation)
+        with self._changed:
+            step = self._scheduler.schedule()
+            if step is None:
+                return
+            rows = [self._active[sequence.id] for sequence in self._scheduler.sequences(step)]
+        self._advance(step, rows)
+
+    def _admit(self, generation: Generation) -> None:
+        try:
+            admission = generation.admit(self._codec)
+        except Exception:
+            _LOG.exception("request %s failed at its admission", generation.id)
+            with self._changed:
+                self._scheduler.cancel(generation.id)
+            self._end(generation, FinishReason.ERROR, _REQUEST_FAILED)
+        else:
+            self._deliver(generation, admission)
+
+    def _advance(self, step: Step, rows: list[Generation]) -> None:
+        """Run the step; `rows[r]` is the request of row r of its logits."""
+        logits = self._backend.run(step)
+        draws = self._draw(logits, rows)
+        deltas = [
+            None if draw is None else self._accept(generation, draw)
+            for generation, draw in zip(rows, draws, strict=True)
+        ]
+        tokens = [0 if draw is None else draw.token for draw in draws]
+        finished = {generation.id for generation in rows if generation.reason is not None}
+        with self._changed:
+            self._scheduler.update(step, tokens, finished)
+            for request_id in finished:
+                del self._active[request_id]
+            self._steps += 1
+            self._output_tokens += len(draws) - draws.count(None)
+            if step.prefill is not None:
+                self._prompt_tokens += len(step.prefill.tokens)
+        # After the update, so that a listener that hears of an end finds the slot free.
+        for generation, delta in zip(rows, deltas, strict=True):
+            if delta is not None:
+                self._deliver(generation, delta)
+            if generation.reason is not None:
+                self._deliver_end(generation)
+
+    def _draw(self, logits: Logits, rows: list[Generation]) -> list[Draw | None]:
+        """Draw for all rows at once; None for a row that cannot be, which ends its request."""
+        try:
+            return list(self._sampler.sample(logits, [g.sampling for g in rows]))
+        except ValueError:  # no state has changed: find the rows that it is about
+            return [self._draw_alone(logits[r : r + 1], g) for r, g in enumerate(rows)]
+
+    def _draw_alone(self, logits: Logits, generation: Generation) -> Draw | None:
+        try:
+            return self._sampler.sample(logits, [generation.sampling])[0]
+        except ValueError:
+            _LOG.exception("request %s: no token can be drawn", generation.id)
+            generation.reason = FinishReason.ERROR
+            return None
+
+    def _accept(self, generation: Generation, draw: Draw) -> Delta | None:
+        try:
+            return generation.accept(draw)
+        except Exception:
+            _LOG.exception("request %s failed at token %d", generation.id, draw.token)
+            generation.reason = FinishReason.ERROR
+            return None
+
+    def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        with self._changed:
+            self._scheduler.clear()
+            self._to_cancel.clear()
+            left = list(self._active.values())
+        for generation in left:
+            self._end(generation, reason, error)
+
+    def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> None:
+        generation.reason = reason
+        with self._changed:
+            del self._active[generation.id]
+        self._deliver_end(generation, error)
+
+    def _deliver_end(self, generation: Generation, error: str | None = None) -> None:
+        if generation.reason is FinishReason.ERROR and error is None:
+            error = _REQUEST_FAILED
+        generation.is_muted = False
+        self._deliver(generation, generation.end(error))
+        with self._changed:
+            self._undelivered -= 1
+            self._changed.notify_all()
+
+    def _deliver(self, generation: Generation, event: Event) -> None:
+        if generation.is_muted:
+            return
+        try:
+            generation.listener(event)
+        except Exception:
+            _LOG.exception("the listener of request %s raised: request cancelled", generation.id)
+            generation.is_muted = True
+            if generation.reason is None:
+                self.cancel(generation.id)
