@@ -32,6 +32,21 @@ def resolve_model(model: str, *, config_only: bool = False) -> Path:
     return _download(model, ["config.json"] if config_only else _PATTERNS)
 
 
+def source_name(folder: Path) -> str:
+    """Return what a checkpoint is called in an engine, and nothing else of this machine's paths.
+
+    The embedded model is "tiny". A snapshot in the hub's cache is its repository, for its folder
+    `models--owner--name/snapshots/<revision>` is named by a hash. Others have their folder's name.
+    """
+    folder = folder.absolute()
+    if folder == resolve_model(EMBEDDED).absolute():
+        return EMBEDDED
+    kind, _, repository = folder.parent.parent.name.partition("--")
+    if folder.parent.name == "snapshots" and kind == "models" and repository:
+        return repository.replace("--", "/", 1)
+    return folder.resolve().name
+
+
 def _download(model: str, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

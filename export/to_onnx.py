@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.export.error import ExportError
+from edgellama.export.resolve import source_name
 from edgellama.export.stage import foreign_name, require_disk_space, staged_directory
 from edgellama.export.trace import trace_llama
 from edgellama.export.weights import IR_DTYPES, attach_weights
@@ -62,7 +63,7 @@ def portable_model(checkpoint: Checkpoint, dtype: str) -> ir.Model:
     model = trace_llama(config, dtype)
     attach_weights(model, checkpoint, dtype)
     model.producer_name = "edgellama"
-    model.metadata_props[SOURCE_KEY] = checkpoint.folder.name
+    model.metadata_props[SOURCE_KEY] = source_name(checkpoint.folder)
     model.metadata_props[CONFIG_KEY] = json.dumps(asdict(checkpoint.model))
     model.metadata_props[FINGERPRINT_KEY] = checkpoint.fingerprint()
     return model

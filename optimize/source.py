@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.reference import Variant, as_stored, reference_logits
+from edgellama.export.resolve import source_name
 from edgellama.export.stage import require_disk_space
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
@@ -58,7 +59,7 @@ class CheckpointSource:
     def __init__(self, folder: Path) -> None:
         self._checkpoint = open_checkpoint(folder)
         self.folder = folder
-        self.name = folder.resolve().name
+        self.name = source_name(folder)
         self.model = self._checkpoint.model
 
     def fingerprint(self) -> str:
