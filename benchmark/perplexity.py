@@ -89,8 +89,10 @@ class Perplexity:
 def documents(path: Path, split: str | None) -> Iterator[tuple[str, int]]:
     """Yield (stripped document, bytes of the file read so far), holding one document at a time.
 
-    Raises EvaluationError for a text that is not UTF-8.
+    Raises EvaluationError for a text that is not UTF-8 and for an empty separator.
     """
+    if split == "":
+        raise EvaluationError("the separator of documents is empty; leave it out for one document")
     done, rest = 0, ""
     for piece in _pieces(path):
         done += len(piece.encode())

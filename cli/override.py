@@ -9,7 +9,13 @@ from typing import Any
 
 import click
 
-from edgellama.profiles.profile import BLOCK_SIZES, KV_PRECISIONS, WEIGHT_PRECISIONS, Profile
+from edgellama.profiles.profile import (
+    BLOCK_SIZES,
+    KV_PRECISIONS,
+    WEIGHT_PRECISIONS,
+    Profile,
+    ProfileError,
+)
 
 _FLOAT_PRECISIONS = ("fp32", "fp16")
 
@@ -41,10 +47,16 @@ class Override:
             "block_size": self.block_size,
         }
         limits = {"slots": self.slots, "capacity": self.capacity}
+        precision = replace(profile.precision, **_given(stored))
+        kinds = {precision.weights, precision.embedding}
+        if self.block_size is not None and kinds <= set(_FLOAT_PRECISIONS):
+            raise ProfileError(
+                f"block_size is {self.block_size}, but weights and tables are "
+                f"{' and '.join(sorted(kinds))}: nothing is quantised; leave it out or choose "
+                "int8 or int4_rtn"
+            )
         return replace(
-            profile,
-            precision=replace(profile.precision, **_given(stored)),
-            limits=replace(profile.limits, **_given(limits)),
+            profile, precision=precision, limits=replace(profile.limits, **_given(limits))
         )
 
 

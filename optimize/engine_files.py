@@ -24,6 +24,8 @@ ENGINE_FILES = (
 
 def require_replaceable(out: Path) -> None:
     """Refuse to replace a folder that is not an engine, or that holds other things too."""
+    if out.exists() and not out.is_dir():
+        raise BuildError(f"{out} is a file; an engine is a folder: choose another --out")
     name = foreign_name(out, ENGINE_FILES)
     if name is not None:
         raise BuildError(

@@ -106,3 +106,8 @@ def test_a_separator_across_two_reads_is_found(tmp_path: Path) -> None:
     for length in range(65530, 65540):
         path.write_text("x" * length + "<end>" + "y", encoding="utf-8")
         assert [len(text) for text, _ in documents(path, "<end>")] == [length, 1]
+
+
+def test_an_empty_separator_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="separator"):
+        list(documents(tmp_path, ""))

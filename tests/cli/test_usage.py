@@ -112,3 +112,18 @@ def test_an_export_is_told_with_units(checkpoint: Path, tmp_path: Path) -> None:
 def test_answers_in_one_piece_have_no_gap_to_tell() -> None:
     row = {"ttft_ms": {"n": 1, "p50": 2.0, "p95": 3.0}, "itl_ms": {"n": 0}}
     assert times(row) == "TTFT p50 2.0 p95 3.0 ms, ITL not measured"
+
+
+def test_a_block_size_without_quantisation_is_refused(checkpoint: Path) -> None:
+    arguments = ["plan", "cpu-tiny", "--model", str(checkpoint), "--block-size", "64"]
+    assert run(*arguments).exit_code == 0
+    done = run(*arguments, "--precision", "fp32")
+    assert done.exit_code == 1 and "nothing is quantised" in done.stderr
+
+
+def test_an_engine_does_not_replace_a_file(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "file"
+    out.write_text("mine")
+    done = run("build", "cpu-tiny", "--model", str(checkpoint), "--out", str(out))
+    assert done.exit_code == 1 and f"{out} is a file" in done.stderr
+    assert out.read_text() == "mine"
