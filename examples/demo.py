@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from edgellama.grpc_service.client import Client
 from edgellama.runtime.chat import ChatMessage
 
-QUESTIONS = ("What is the capital of France?", "Who are you?", "Tell me a story about a fox.")
+QUESTIONS = ("What is the capital of France?", "What is 47 + 38?", "Tell me a story.")
 FACT, RIGHT = QUESTIONS[0], "Paris"
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
