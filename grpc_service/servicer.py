@@ -195,6 +195,8 @@ class GenerationServicer(GenerationServiceServicer):
     def _check_end(self, end: End) -> None:
         """Raise for an end that is a failure of the call."""
         if end.reason is FinishReason.ERROR:
+            if self._engine.has_failed:
+                self.engine_failed.set()
             raise EngineFailedError(end.error or "the engine gave no cause")
         if end.reason is FinishReason.CANCELLED:  # not by this call, or nobody would be here
             raise DrainingError("the engine stopped before the answer was complete")

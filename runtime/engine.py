@@ -98,6 +98,11 @@ class Engine:
         return self._manifest
 
     @property
+    def has_failed(self) -> bool:
+        """Whether a step failed: every further request is refused, load the engine again."""
+        return self._loop.has_failed
+
+    @property
     def capacity(self) -> int:
         """Tokens of prompt and output together that one request may have."""
         return self._capacity

@@ -68,6 +68,11 @@ class StepLoop:
         self._thread = threading.Thread(target=self._work, name="edgellama-engine", daemon=True)
         self._thread.start()
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether a step failed, after which every request is refused."""
+        return self._is_failed
+
     def add(self, generation: Generation) -> None:
         """Queue a request; raises InvalidRequestError, QueueFullError, DrainingError or
         EngineFailedError."""

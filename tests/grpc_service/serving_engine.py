@@ -111,6 +111,7 @@ class EchoEngine:
     codec = ByteCodec()
     manifest = MANIFEST
     capacity = CAPACITY
+    has_failed = False  # only single requests fail
 
     def __init__(self, *, step_seconds: float = 0.001, max_requests: int = 80) -> None:
         self.step_seconds = step_seconds

@@ -250,10 +250,10 @@ async def test_engine_failure_ends_every_stream_and_turns_health(backend, server
                 pass
         assert caught.value.reason == "ENGINE_FAILED"
         assert "secret" not in str(caught.value)
+    with pytest.raises(Unavailable, match="NOT_SERVING"):  # before anyone asks again
+        await client.wait_ready(0.3)
     with pytest.raises(ServerError):
         await client.generate("a")
-    with pytest.raises(Unavailable, match="NOT_SERVING"):
-        await client.wait_ready(0.3)
 
 
 async def test_drain_finishes_what_waits_for_a_slot_too(engine, backend, server: Server):
