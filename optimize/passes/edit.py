@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
@@ -23,6 +24,22 @@ def add_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir
     )
     graph.register_initializer(value)
     return value
+
+
+def add_lazy(
+    graph: ir.Graph,
+    name: str,
+    dtype: ir.DataType,
+    shape: Sequence[int],
+    make: Callable[[], npt.NDArray[Any]],
+) -> ir.Value:
+    """Register a named constant whose array `make` returns when it is written, not before."""
+
+    def read() -> ir.TensorProtocol:
+        return ir.Tensor(make(), dtype=dtype, name=name)
+
+    lazy = ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
+    return add_initializer(graph, name, lazy)
 
 
 def shared_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:

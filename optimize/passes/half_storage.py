@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
+from edgellama.optimize.passes.edit import add_lazy, clear_unused, insert_before, replace
 from edgellama.optimize.passes.match import dims
 from edgellama.optimize.pipeline import BuildError
 
 _FLOAT = ir.DataType.FLOAT.value
 
 
-def _half(tensor: ir.TensorProtocol, name: str) -> Callable[[], ir.TensorProtocol]:
-    def read() -> ir.TensorProtocol:
-        wide = np.asarray(tensor.numpy())
-        with np.errstate(over="ignore"):  # refused by name below
-            narrow = wide.astype(np.float16)
-        if not np.isfinite(narrow).all():
-            raise BuildError(
-                f"weight {name} exceeds the float16 range (largest |value| "
-                f"{np.abs(wide).max():.4g}, limit 65504); use precision fp32 or int8"
-            )
-        return ir.Tensor(narrow, name=name)
-
-    return read
+def _half(tensor: ir.TensorProtocol, name: str) -> npt.NDArray[np.float16]:
+    wide = np.asarray(tensor.numpy())
+    with np.errstate(over="ignore"):  # refused by name below
+        narrow = wide.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise BuildError(
+            f"weight {name} exceeds the float16 range (largest |value| "
+            f"{np.abs(wide).max():.4g}, limit 65504); use precision fp32 or int8"
+        )
+    return narrow
 
 
 def store_half(model: ir.Model, wanted: Callable[[str], bool]) -> int:
@@ -44,14 +43,13 @@ def store_half(model: ir.Model, wanted: Callable[[str], bool]) -> int:
             continue
         if not wanted(name):
             continue
-        narrow_name = f"{name}.half"
-        lazy = ir.LazyTensor(
-            _half(tensor, name),
-            dtype=ir.DataType.FLOAT16,
-            shape=ir.Shape(dims(tensor.shape)),
-            name=narrow_name,
+        narrow = add_lazy(
+            graph,
+            f"{name}.half",
+            ir.DataType.FLOAT16,
+            dims(tensor.shape),
+            partial(_half, tensor, name),
         )
-        narrow = add_initializer(graph, narrow_name, lazy)
         for use in list(weight.uses()):
             node = use.node
             if node.op_type == "Gather" and use.idx == 0:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
+from edgellama.optimize.passes.edit import add_lazy, clear_unused, insert_before, replace
 from edgellama.optimize.passes.match import MICROSOFT, dims, operand, producer
 from edgellama.optimize.quantize import pack_blob
 
@@ -17,20 +19,38 @@ _BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
 ACCURACY_LEVEL = 4
 
 
-def _blob(
-    codes: ir.TensorProtocol, bits: int, block_size: int, name: str
-) -> Callable[[], ir.TensorProtocol]:
-    def read() -> ir.TensorProtocol:
-        rows = np.ascontiguousarray(codes.numpy().astype(np.int8).T)
-        short = -rows.shape[1] % block_size
-        padded = np.pad(rows, ((0, 0), (0, short))) if short else rows
-        return ir.Tensor(pack_blob(padded, bits, block_size), name=name)
-
-    return read
+def _blob(codes: ir.TensorProtocol, bits: int, block_size: int) -> npt.NDArray[np.uint8]:
+    rows = np.ascontiguousarray(codes.numpy().astype(np.int8).T)
+    short = -rows.shape[1] % block_size
+    padded = np.pad(rows, ((0, 0), (0, short))) if short else rows
+    return pack_blob(padded, bits, block_size)
 
 
-def _transposed(scales: ir.TensorProtocol, name: str) -> Callable[[], ir.TensorProtocol]:
-    return lambda: ir.Tensor(np.ascontiguousarray(scales.numpy().T), name=name)
+def _transposed(scales: ir.TensorProtocol) -> npt.NDArray[Any]:
+    return np.ascontiguousarray(scales.numpy().T)
+
+
+def replace_by_nbits(
+    node: ir.Node, blob: ir.Value, scales: ir.Value, k: int, block_size: int
+) -> None:
+    """Replace a `MatMul` of K inputs by `MatMulNBits` on blob [N, blocks, bytes a block]."""
+    n, _, size = dims(blob.shape)
+    old = node.outputs[0]
+    (new,) = insert_before(
+        node,
+        "MatMulNBits",
+        [operand(node, 0), blob, scales],
+        [f"{old.name}/nbits"],
+        domain=MICROSOFT,
+        attributes={
+            "K": k,
+            "N": n,
+            "bits": size * 8 // block_size,
+            "block_size": block_size,
+            "accuracy_level": ACCURACY_LEVEL,
+        },
+    )
+    replace(old, new)
 
 
 def fuse_matmul_nbits(model: ir.Model) -> int:
@@ -58,43 +78,21 @@ def fuse_matmul_nbits(model: ir.Model) -> int:
         k, n = dims(codes.shape)
         blocks = -(-k // block_size)
         prefix = (operand(dequantize, 0).name or "").removesuffix(".codes")
-        blob_name, scales_name = f"{prefix}.blob", f"{prefix}.block_scales"
-        blob = add_initializer(
+        blob = add_lazy(
             graph,
-            blob_name,
-            ir.LazyTensor(
-                _blob(codes, bits, block_size, blob_name),
-                dtype=ir.DataType.UINT8,
-                shape=ir.Shape([n, blocks, block_size * bits // 8]),
-                name=blob_name,
-            ),
+            f"{prefix}.blob",
+            ir.DataType.UINT8,
+            [n, blocks, block_size * bits // 8],
+            partial(_blob, codes, bits, block_size),
         )
-        block_scales = add_initializer(
+        block_scales = add_lazy(
             graph,
-            scales_name,
-            ir.LazyTensor(
-                _transposed(scales, scales_name),
-                dtype=ir.DataType.FLOAT,
-                shape=ir.Shape([n, blocks]),
-                name=scales_name,
-            ),
+            f"{prefix}.block_scales",
+            ir.DataType.FLOAT,
+            [n, blocks],
+            partial(_transposed, scales),
         )
-        old = node.outputs[0]
-        (new,) = insert_before(
-            node,
-            "MatMulNBits",
-            [operand(node, 0), blob, block_scales],
-            [f"{old.name}/nbits"],
-            domain=MICROSOFT,
-            attributes={
-                "K": k,
-                "N": n,
-                "bits": bits,
-                "block_size": block_size,
-                "accuracy_level": ACCURACY_LEVEL,
-            },
-        )
-        replace(old, new)
+        replace_by_nbits(node, blob, block_scales, k, block_size)
         count += 1
     clear_unused(model)
     if count:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from edgellama.optimize.passes.edit import add_initializer, clear_unused
 from edgellama.optimize.passes.match import dim, dims, operand, producer, single_user
 from edgellama.optimize.passes.rotary import COS_TABLE, SIN_TABLE
-from edgellama.profiles.plan import HEAD_MULTIPLE
+from edgellama.profiles.plan import HEAD_MULTIPLE, padded
 
 # onnxruntime: "head_size shall be a multiple of 16" where the operator rotates.
 MULTIPLE = HEAD_MULTIPLE["ort"]
@@ -21,7 +21,7 @@ _Make: TypeAlias = Callable[[ir.TensorProtocol, str], ir.TensorProtocol]
 
 def padded_head_dim(head_dim: int) -> int:
     """Return the head size that the operator gets."""
-    return -(-head_dim // MULTIPLE) * MULTIPLE
+    return padded(head_dim, MULTIPLE)
 
 
 def head_places(heads: int, head_dim: int) -> np.ndarray:

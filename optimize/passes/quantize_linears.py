@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.optimize.passes.edit import add_initializer, clear_unused, insert_before, replace
+from edgellama.optimize.passes.edit import add_lazy, clear_unused, insert_before, replace
 from edgellama.optimize.passes.match import dims, is_weight, operand
 from edgellama.optimize.quantize import QuantizedRows, quantize_rows
 
@@ -48,18 +51,16 @@ def forget_rows() -> None:
     _quantized.cache_clear()
 
 
-def _codes(source: QuantizedSource, name: str) -> Callable[[], ir.TensorProtocol]:
-    def read() -> ir.TensorProtocol:
-        rows = source.rows()
-        codes = np.ascontiguousarray(rows.codes[:, : rows.width].T)
-        kind, array_type = ELEMENT_TYPES[source.bits]
-        return ir.Tensor(codes.astype(array_type), dtype=kind, name=name)
-
-    return read
+def _codes(source: QuantizedSource) -> npt.NDArray[Any]:
+    """Return the codes [K, N] in the array type of their width."""
+    rows = source.rows()
+    codes = np.ascontiguousarray(rows.codes[:, : rows.width].T)
+    return codes.astype(ELEMENT_TYPES[source.bits][1])
 
 
-def _scales(source: QuantizedSource, name: str) -> Callable[[], ir.TensorProtocol]:
-    return lambda: ir.Tensor(np.ascontiguousarray(source.rows().scales.T), name=name)
+def _scales(source: QuantizedSource) -> npt.NDArray[Any]:
+    """Return the scales float32 [blocks, N]."""
+    return np.ascontiguousarray(source.rows().scales.T)
 
 
 def quantize_linears(
@@ -87,23 +88,13 @@ def quantize_linears(
         k, n = dims(tensor.shape)
         source = QuantizedSource(tensor, bits, block_size, transposed=True)
         kind, _ = ELEMENT_TYPES[bits]
-        codes_name, scales_name = f"{name}.codes", f"{name}.scales"
-        codes = add_initializer(
+        codes = add_lazy(graph, f"{name}.codes", kind, [k, n], partial(_codes, source))
+        scales = add_lazy(
             graph,
-            codes_name,
-            ir.LazyTensor(
-                _codes(source, codes_name), dtype=kind, shape=ir.Shape([k, n]), name=codes_name
-            ),
-        )
-        scales = add_initializer(
-            graph,
-            scales_name,
-            ir.LazyTensor(
-                _scales(source, scales_name),
-                dtype=ir.DataType.FLOAT,
-                shape=ir.Shape([-(-k // block_size), n]),
-                name=scales_name,
-            ),
+            f"{name}.scales",
+            ir.DataType.FLOAT,
+            [-(-k // block_size), n],
+            partial(_scales, source),
         )
         (float_weight,) = insert_before(
             node,

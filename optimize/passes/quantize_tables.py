@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import (
-    add_initializer,
+    add_lazy,
     clear_unused,
     insert_before,
     replace,
     shared_initializer,
 )
 from edgellama.optimize.passes.match import MICROSOFT, dims, is_weight, operand
-from edgellama.optimize.passes.matmul_nbits import ACCURACY_LEVEL
+from edgellama.optimize.passes.matmul_nbits import replace_by_nbits
 from edgellama.optimize.passes.quantize_linears import QuantizedSource
 from edgellama.optimize.quantize import pack_blob
 
 TABLE = "model.embed_tokens.weight"
-
-
-def _blob(source: QuantizedSource, name: str) -> Callable[[], ir.TensorProtocol]:
-    return lambda: ir.Tensor(
-        pack_blob(source.rows().codes, source.bits, source.block_size), name=name
-    )
-
-
-def _scales(source: QuantizedSource, name: str) -> Callable[[], ir.TensorProtocol]:
-    return lambda: ir.Tensor(source.rows().scales[:, :, None], name=name)
 
 
 def _constant(graph: ir.Graph, name: str, values: list[int]) -> ir.Value:
@@ -71,24 +59,10 @@ def _head(node: ir.Node, blob: ir.Value, scales: ir.Value, width: int, block: in
     """Replace `MatMul(x, Transpose(table))` by `MatMulNBits` on the same blob."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    vocab, blocks, size = dims(blob.shape)
+    vocab, blocks, _ = dims(blob.shape)
     flat = _constant(graph, "head.scales_shape", [vocab, blocks])
     (head_scales,) = insert_before(node, "Reshape", [scales, flat], ["head.scales"])
-    (new,) = insert_before(
-        node,
-        "MatMulNBits",
-        [operand(node, 0), blob, head_scales],
-        [f"{node.outputs[0].name}/nbits"],
-        domain=MICROSOFT,
-        attributes={
-            "K": width,
-            "N": vocab,
-            "bits": size * 8 // block,
-            "block_size": block,
-            "accuracy_level": ACCURACY_LEVEL,
-        },
-    )
-    replace(node.outputs[0], new)
+    replace_by_nbits(node, blob, head_scales, width, block)
 
 
 def quantize_tables(model: ir.Model, bits: int, block_size: int) -> int:
@@ -105,25 +79,19 @@ def quantize_tables(model: ir.Model, bits: int, block_size: int) -> int:
     vocab, width = dims(tensor.shape)
     source = QuantizedSource(tensor, bits, block_size, transposed=False)
     blocks = -(-width // block_size)
-    blob = add_initializer(
+    blob = add_lazy(
         graph,
         f"{TABLE}.blob",
-        ir.LazyTensor(
-            _blob(source, f"{TABLE}.blob"),
-            dtype=ir.DataType.UINT8,
-            shape=ir.Shape([vocab, blocks, block_size * bits // 8]),
-            name=f"{TABLE}.blob",
-        ),
+        ir.DataType.UINT8,
+        [vocab, blocks, block_size * bits // 8],
+        lambda: pack_blob(source.rows().codes, bits, block_size),
     )
-    scales = add_initializer(
+    scales = add_lazy(
         graph,
         f"{TABLE}.block_scales",
-        ir.LazyTensor(
-            _scales(source, f"{TABLE}.block_scales"),
-            dtype=ir.DataType.FLOAT,
-            shape=ir.Shape([vocab, blocks, 1]),
-            name=f"{TABLE}.block_scales",
-        ),
+        ir.DataType.FLOAT,
+        [vocab, blocks, 1],
+        lambda: source.rows().scales[:, :, None],
     )
     count = 0
     for use in list(table.uses()):
