@@ -25,7 +25,7 @@ help:
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(PY) -m pip install --quiet $(PIP_EXTRA) -c constraints.txt -e '.[compile,cpu,dev]'
+	$(PY) -m pip install --quiet $(PIP_EXTRA) -c constraints.txt -e '.[compile,calibrate,cpu,dev]'
 	touch $@
 
 # `edgellama.*` as real paths, for tools that read files and run no import hook (mypy, protoc).

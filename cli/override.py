@@ -11,13 +11,13 @@ import click
 
 from edgellama.profiles.profile import (
     BLOCK_SIZES,
+    FLOAT_PRECISIONS,
     KV_PRECISIONS,
+    TABLE_PRECISIONS,
     WEIGHT_PRECISIONS,
     Profile,
     ProfileError,
 )
-
-_FLOAT_PRECISIONS = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Override:
         a quantised one leaves them as the profile says.
         """
         tables = self.embedding_precision
-        if tables is None and self.precision in _FLOAT_PRECISIONS:
+        if tables is None and self.precision in FLOAT_PRECISIONS:
             tables = self.precision
         stored = {
             "weights": self.precision,
@@ -49,7 +49,7 @@ class Override:
         limits = {"slots": self.slots, "capacity": self.capacity}
         precision = replace(profile.precision, **_given(stored))
         kinds = {precision.weights, precision.embedding}
-        if self.block_size is not None and kinds <= set(_FLOAT_PRECISIONS):
+        if self.block_size is not None and kinds <= set(FLOAT_PRECISIONS):
             raise ProfileError(
                 f"block_size is {self.block_size}, but weights and tables are "
                 f"{' and '.join(sorted(kinds))}: nothing is quantised; leave it out or choose "
@@ -69,8 +69,12 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
     precision = click.Choice(WEIGHT_PRECISIONS)
     block = click.Choice(BLOCK_SIZES)
 
-    @click.option("--precision", type=precision, help="Weights; fp32 and fp16 also the tables.")
-    @click.option("--embedding-precision", type=precision, help="Embedding and head tables.")
+    @click.option("--precision", type=precision, help="Weights; a float one also the tables.")
+    @click.option(
+        "--embedding-precision",
+        type=click.Choice(TABLE_PRECISIONS),
+        help="Embedding and head tables.",
+    )
     @click.option("--kv-precision", type=click.Choice(KV_PRECISIONS), help="Key-value cache.")
     @click.option("--block-size", type=block, help="Inputs that share a scale.")
     @click.option("--slots", type=int, help="Sequences in flight.")

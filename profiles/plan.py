@@ -6,11 +6,20 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgellama.profiles.model import ModelConfig
-from edgellama.profiles.profile import Profile, ProfileError
+from edgellama.profiles.profile import BLOCK_SIZES, FLOAT_PRECISIONS, Profile, ProfileError
 
 GIB = 1024**3
-ELEMENT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4_rtn": 0.5}
-KV_ELEMENT_BYTES = {"fp32": 4, "int8": 1}
+ELEMENT_BYTES = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "int8_sq": 1.0,
+    "int4_rtn": 0.5,
+    "int4_awq": 0.5,
+}
+KV_ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "fp8": 1, "int8": 1}
 SCALE_BYTES = 4
 # GroupQueryAttention of ONNX Runtime rotates heads of a multiple of 16 features only; every Llama 3
 # has 64 or 128, smaller models are padded.
@@ -50,9 +59,14 @@ def padded(features: int, block: int) -> int:
 
 
 def matrix_bytes(k: int, n: int, precision: str, block_size: int) -> int:
-    """Return the stored bytes of a `[K, N]` weight; quantised ones carry a scale a block."""
-    if precision in ("fp32", "fp16"):
+    """Return the stored bytes of a `[K, N]` weight.
+
+    Quantised ones carry a scale a block; int8_sq one a column and fp8 one a matrix.
+    """
+    if precision in FLOAT_PRECISIONS:
         return int(k * n * ELEMENT_BYTES[precision])
+    if precision in ("fp8", "int8_sq"):
+        return k * n + (n if precision == "int8_sq" else 1) * SCALE_BYTES
     rows = padded(k, block_size)
     return int(rows * n * ELEMENT_BYTES[precision]) + rows // block_size * n * SCALE_BYTES
 
@@ -72,6 +86,43 @@ def weight_bytes(model: ModelConfig, profile: Profile) -> int:
     table = matrix_bytes(hidden, model.vocab_size, profile.precision.embedding, block)
     norms = (2 * model.num_layers + 1) * hidden * 4
     return model.num_layers * layer + table * (1 if model.tie_word_embeddings else 2) + norms
+
+
+# What attention of a target's runtime computes with.
+_KV_PRECISIONS = {("ort", "cpu"): ("fp32", "int8")}
+
+
+def require_support(model: ModelConfig, profile: Profile) -> None:
+    """Raise ProfileError for a precision that the target or the model's shape cannot have."""
+    target, provider = profile.build.target, profile.build.provider
+    precision = profile.precision
+    kv = _KV_PRECISIONS[target, provider]
+    if precision.kv not in kv:
+        raise ProfileError(
+            f"profile {profile.name}: precision.kv is {precision.kv!r}; attention of target "
+            f"{target} on a {provider} has caches of {' and '.join(kv)} only. `edgellama export "
+            f"--kv-precision {precision.kv}` writes the portable model for other runtimes"
+        )
+    if precision.weights != "int4_awq":
+        return
+    for name, width in (
+        ("hidden_size", model.hidden_size),
+        ("the attention's width", model.query_size),
+        ("intermediate_size", model.intermediate_size),
+    ):
+        if width % precision.block_size:
+            raise ProfileError(
+                f"profile {profile.name}: precision.weights is 'int4_awq' with block_size "
+                f"{precision.block_size}, but {name} {width} is no multiple of it; use a "
+                f"block size of {_dividing_blocks(model)} or weights 'int4_rtn', which pads"
+            )
+
+
+def _dividing_blocks(model: ModelConfig) -> str:
+    """Name the block sizes that divide every linear's inputs."""
+    widths = (model.hidden_size, model.query_size, model.intermediate_size)
+    sizes = [str(size) for size in BLOCK_SIZES if not any(width % size for width in widths)]
+    return " or ".join(sizes) or "none of those supported"
 
 
 def make_plan(model: ModelConfig, profile: Profile) -> Plan:
@@ -102,6 +153,7 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
 
 def require_fit(model: ModelConfig, profile: Profile) -> Plan:
     """Return the plan, or raise ProfileError that says what would make it fit."""
+    require_support(model, profile)
     plan = make_plan(model, profile)
     if plan.fits:
         return plan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,9 +15,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-WEIGHT_PRECISIONS = ("fp32", "fp16", "int8", "int4_rtn")
-KV_PRECISIONS = ("fp32", "int8")
+# Weight-only: fp32, bf16, fp16, int8 and int4_rtn (rounded to nearest), int4_awq (calibrated). Weights
+# and activations: fp8 (E4M3, per tensor) and int8_sq (SmoothQuant), both calibrated.
+WEIGHT_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int4_rtn", "int4_awq")
+TABLE_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4_rtn")
+KV_PRECISIONS = ("fp32", "fp16", "fp8", "int8")
+CALIBRATED_WEIGHTS = ("fp8", "int8_sq", "int4_awq")
+CALIBRATED_KV = ("fp8", "int8")
+FLOAT_PRECISIONS = ("fp32", "bf16", "fp16")
 BLOCK_SIZES = (32, 64, 128)
+AWQ_METHODS = ("awq_lite", "awq_clip", "awq_full")
+KV_GRANULARITIES = ("channel", "tensor")
 TARGETS = ("ort",)
 PROVIDERS = ("cpu",)
 
@@ -80,9 +88,49 @@ class Precision:
 
     def __post_init__(self) -> None:
         _choice("precision.weights", self.weights, WEIGHT_PRECISIONS)
-        _choice("precision.embedding", self.embedding, WEIGHT_PRECISIONS)
+        _choice("precision.embedding", self.embedding, TABLE_PRECISIONS)
         _choice("precision.kv", self.kv, KV_PRECISIONS)
         _choice("precision.block_size", self.block_size, BLOCK_SIZES)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether scales must be measured on text before the engine can be made."""
+        return self.weights in CALIBRATED_WEIGHTS or self.kv in CALIBRATED_KV
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scales are measured, where the precision needs any.
+
+    `awq` is modelopt's search for int4_awq: `awq_lite` scales inputs, `awq_clip` clips weights,
+    `awq_full` does both. `tokens` are read in sequences of at most `length`, drawn with `seed`.
+    `kv` says whether a cache scale covers a channel or a whole tensor.
+    """
+
+    awq: str = "awq_lite"
+    tokens: int = 4096
+    length: int = 512
+    seed: int = 0
+    kv: str = "channel"
+
+    def __post_init__(self) -> None:
+        _choice("calibration.awq", self.awq, AWQ_METHODS)
+        _choice("calibration.kv", self.kv, KV_GRANULARITIES)
+        _at_least("calibration.tokens", self.tokens, 1)
+        _at_least("calibration.length", self.length, 2)
+        _at_least("calibration.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """What a build may lose: `max_perplexity_increase` is a fraction of the float model's
+    perplexity (0.05 allows 5 %); without it the loss is reported and none refused."""
+
+    max_perplexity_increase: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_perplexity_increase is not None:
+            _at_least("accuracy.max_perplexity_increase", self.max_perplexity_increase, 0.0)
 
 
 @dataclass(frozen=True)
@@ -112,35 +160,49 @@ class Profile:
     build: Build
     precision: Precision
     limits: Limits
+    calibration: Calibration = field(default_factory=Calibration)
+    accuracy: Accuracy = field(default_factory=Accuracy)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the nested plain form, as in the TOML file and in `engine.json`."""
         return asdict(self)
 
 
-_SECTIONS = {"device": Device, "build": Build, "precision": Precision, "limits": Limits}
+_SECTIONS = {
+    "device": Device,
+    "build": Build,
+    "precision": Precision,
+    "limits": Limits,
+    "calibration": Calibration,
+    "accuracy": Accuracy,
+}
+_OPTIONAL_SECTIONS = ("calibration", "accuracy")
 
 
 def _section(where: str, kind: type[Any], raw: Mapping[str, Any]) -> Any:
     """Build one record from a table, refusing unknown, missing and wrongly typed keys."""
-    known = {field.name: field for field in fields(kind)}
+    known = {item.name: item for item in fields(kind)}
     for key in raw:
         if key not in known:
             raise ProfileError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for name, field in known.items():
+    for name, item in known.items():
         if name not in raw:
-            if field.default is MISSING:
+            if item.default is MISSING:
                 raise ProfileError(f"{where}: key {name!r} is missing")
             continue
         value = raw[name]
         wanted = hints[name]
-        if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        if (
+            wanted in (float, float | None)
+            and isinstance(value, int)
+            and not isinstance(value, bool)
+        ):
             value = float(value)
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise ProfileError(
-                f"{where}: {name} is {value!r}; a value of type {wanted.__name__} is needed"
+                f"{where}: {name} is {value!r}; a value of type {getattr(wanted, '__name__', wanted)} is needed"
             )
         values[name] = value
     return kind(**values)
@@ -151,7 +213,7 @@ def profile_from_dict(raw: Mapping[str, Any], where: str = "profile") -> Profile
     head = dict(raw)
     values: dict[str, Any] = {}
     for key, kind in _SECTIONS.items():
-        table = head.pop(key, None)
+        table = head.pop(key, {} if key in _OPTIONAL_SECTIONS else None)
         if not isinstance(table, Mapping):
             raise ProfileError(f"{where}: table [{key}] is missing")
         try:
