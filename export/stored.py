@@ -30,7 +30,7 @@ class StoredLinear:
     input_scale: float | None = None
 
     def dequantize(self) -> Floats:
-        """Return the weight float32 [N, K] that a plain linear computes with, pre-scale included."""
+        """Return the weight float32 [N, K] of a plain linear, pre-scale included."""
         codes = self.codes.astype(np.float32)
         if self.block_size:
             rows, blocks = self.scales.shape

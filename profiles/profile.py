@@ -15,8 +15,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# Weight-only: fp32, bf16, fp16, int8 and int4_rtn (rounded to nearest), int4_awq (calibrated). Weights
-# and activations: fp8 (E4M3, per tensor) and int8_sq (SmoothQuant), both calibrated.
+# Weight-only: fp32, bf16, fp16, int8 and int4_rtn (rounded to nearest), int4_awq (calibrated).
+# Weights and activations: fp8 (E4M3, per tensor) and int8_sq (SmoothQuant), both calibrated.
 WEIGHT_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int4_rtn", "int4_awq")
 TABLE_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4_rtn")
 KV_PRECISIONS = ("fp32", "fp16", "fp8", "int8")
@@ -201,8 +201,9 @@ def _section(where: str, kind: type[Any], raw: Mapping[str, Any]) -> Any:
         ):
             value = float(value)
         if not isinstance(value, wanted) or isinstance(value, bool):
+            type_name = getattr(wanted, "__name__", str(wanted))
             raise ProfileError(
-                f"{where}: {name} is {value!r}; a value of type {getattr(wanted, '__name__', wanted)} is needed"
+                f"{where}: {name} is {value!r}; a value of type {type_name} is needed"
             )
         values[name] = value
     return kind(**values)
