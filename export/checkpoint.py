@@ -9,23 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from edgellama.export.error import ExportError
+from edgellama.export.shard import TensorRecord, read_header, read_rows
 from edgellama.profiles.model import ModelConfig, read_model_config
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 FLOAT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class TensorRecord:
-    """Where one tensor lies: its file, the safetensors dtype name, and its shape."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
+__all__ = ["Checkpoint", "TensorRecord", "expected_tensors", "open_checkpoint", "require_finite"]
 
 
 def expected_tensors(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -87,21 +79,27 @@ def _shards(folder: Path) -> list[Path]:
 def _records(shards: list[Path]) -> dict[str, TensorRecord]:
     records: dict[str, TensorRecord] = {}
     for file in shards:
-        try:
-            with safe_open(file, framework="pt") as handle:
-                for name in handle.keys():  # noqa: SIM118 - not a dict
-                    part = handle.get_slice(name)
-                    if name in records:
-                        raise ExportError(
-                            f"tensor {name} is in {records[name].file.name} and in {file.name}; "
-                            "it must be in one shard only"
-                        )
-                    records[name] = TensorRecord(file, part.get_dtype(), tuple(part.get_shape()))
-        except SafetensorError as error:
-            raise ExportError(
-                f"{file}: damaged or truncated safetensors file ({error}); download it again"
-            ) from error
+        for name, record in read_header(file).items():
+            if name in records:
+                raise ExportError(
+                    f"tensor {name} is in {records[name].file.name} and in {file.name}; "
+                    "it must be in one shard only"
+                )
+            records[name] = record
     return records
+
+
+def require_finite(tensor: torch.Tensor, name: str, origin: Path) -> torch.Tensor:
+    """Return a floating tensor; raises ExportError where it holds NaN or infinity.
+
+    The extremes carry a NaN along, and finding them needs no second tensor.
+    """
+    if tensor.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all()):
+        raise ExportError(
+            f"tensor {name} of {origin} holds NaN or infinity; the checkpoint is damaged, "
+            "download or save it again"
+        )
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -114,13 +112,15 @@ class Checkpoint:
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor as stored; raises ExportError where it holds NaN or infinity."""
-        with safe_open(self.tensors[name].file, framework="pt") as handle:
-            tensor: torch.Tensor = handle.get_tensor(name)
-        if not bool(torch.isfinite(tensor).all()):
-            raise ExportError(
-                f"tensor {name} of {self.folder} holds NaN or infinity; the checkpoint is damaged"
-            )
-        return tensor
+        shape = self.tensors[name].shape
+        return self.read_rows(name, 0, shape[0] if shape else 1)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return rows [start, stop) of one tensor as stored; only their bytes are read.
+
+        Any number of threads may read at once. Raises ExportError where they hold NaN or infinity.
+        """
+        return require_finite(read_rows(self.tensors[name], start, stop), name, self.folder)
 
     def fingerprint(self) -> str:
         """Return a digest that changes with the configuration files or any weight file.

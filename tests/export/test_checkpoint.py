@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,51 @@ def test_a_hub_model_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ExportError, match="owner/name"):
         resolve_model("owner/name")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_rows_are_those_of_the_whole_tensor(
+    make_checkpoint: Callable[..., Path], dtype: str
+) -> None:
+    folder = make_checkpoint(shard_size="100KB")
+    stored: dict[str, torch.Tensor] = {}
+    for shard in folder.glob("*.safetensors"):
+        part = {name: w.to(getattr(torch, dtype)) for name, w in load_file(shard).items()}
+        save_file(part, shard)
+        stored.update(part)
+    checkpoint = open_checkpoint(folder)
+    for name, record in checkpoint.tensors.items():
+        whole = stored[name]
+        assert whole.dtype == getattr(torch, dtype)
+        assert torch.equal(checkpoint.read(name), whole)
+        rows = record.shape[0]
+        for start, stop in [(0, 1), (rows // 2, rows), (3, 3), (rows - 1, rows)]:
+            found = checkpoint.read_rows(name, start, stop)
+            assert found.dtype == whole.dtype and torch.equal(found, whole[start:stop])
+        with pytest.raises(ValueError, match="not within"):
+            checkpoint.read_rows(name, 0, rows + 1)
+
+
+def test_threads_read_the_same_rows(folder: Path) -> None:
+    checkpoint = open_checkpoint(folder)
+    jobs = [(n, i) for n, r in checkpoint.tensors.items() for i in range(0, r.shape[0], 16)]
+    with ThreadPoolExecutor(8) as pool:
+        parts = list(pool.map(lambda job: checkpoint.read_rows(job[0], job[1], job[1] + 1), jobs))
+    for (name, index), part in zip(jobs, parts, strict=True):
+        assert torch.equal(part, checkpoint.read(name)[index : index + 1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_rows_that_are_not_finite_are_refused(
+    folder: Path, dtype: torch.dtype, value: float
+) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[Q_PROJ] = tensors[Q_PROJ].to(dtype)
+        tensors[Q_PROJ][37, 11] = value
+
+    edit_weights(folder, spoil)
+    checkpoint = open_checkpoint(folder)
+    checkpoint.read_rows(Q_PROJ, 0, 37)
+    with pytest.raises(ExportError, match=f"{Q_PROJ} .* NaN or infinity"):
+        checkpoint.read_rows(Q_PROJ, 30, 40)
