@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -21,7 +22,10 @@ from optimum.utils.normalized_config import NormalizedConfigManager
 from transformers import AttentionInterface, AttentionMaskInterface, LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from edgellama.export.stamp import TEMPLATE, stamp_layers
+
 OPSET = 23
+TRACED_LAYERS = TEMPLATE + 1
 _ATTENTION = "edgellama_onnx"
 DTYPES = {
     "float32": torch.float32,
@@ -177,13 +181,27 @@ def _quiet() -> Iterator[None]:
 
 
 def trace_llama(config: LlamaConfig, dtype: str) -> ir.Model:
-    """Trace the model of `config` (which may be of any size: no weight is allocated).
+    """Return the graph of `config`, which may be of any size: no weight is allocated.
 
-    Returns a model whose initializers carry names and shapes but no data, named as in the
-    checkpoint. Inputs `input_ids`, `position_ids` int64 [batch, sequence] and
-    `past_key_values.N.{key,value}` [batch, kv_heads, past, head_dim]; outputs `logits`
-    [batch, sequence, vocab] and `present.N.{key,value}`.
+    Two layers are traced and the second is repeated: tracing takes time and memory by the layer,
+    and the result is the same (`tests/export/test_stamp.py` compares the two).
+
+    The initializers carry names and shapes but no data, named as in the checkpoint. Inputs
+    `input_ids`, `position_ids` int64 [batch, sequence] and `past_key_values.N.{key,value}`
+    [batch, kv_heads, past, head_dim]; outputs `logits` [batch, sequence, vocab] and
+    `present.N.{key,value}`.
     """
+    if config.num_hidden_layers <= TRACED_LAYERS:
+        return trace_every_layer(config, dtype)
+    short = copy.deepcopy(config)
+    short.num_hidden_layers = TRACED_LAYERS
+    model = trace_every_layer(short, dtype)
+    stamp_layers(model, config.num_hidden_layers)
+    return model
+
+
+def trace_every_layer(config: LlamaConfig, dtype: str) -> ir.Model:
+    """Return the graph as `trace_llama` does, tracing each layer."""
     _register_hooks()
     config._attn_implementation = _ATTENTION
     with torch.device("meta"):
@@ -211,9 +229,22 @@ def trace_llama(config: LlamaConfig, dtype: str) -> ir.Model:
         # Folds what the exporter spells out (casts of constants, identities, shapes); the weights
         # have no data yet, so they stay untouched.
         onnxscript.optimizer.optimize(model)
+    _read_sizes_alike(model.graph)
     model.graph.name = "llama"
     _strip_provenance(model)
     return model
+
+
+def _read_sizes_alike(graph: ir.Graph) -> None:
+    """Read batch and past length from the first inputs that have them.
+
+    torch picks any of the inputs that share a size, another one for another number of layers.
+    """
+    inputs = {value.name: value for value in graph.inputs}
+    first = {0: inputs["input_ids"], 1: inputs["input_ids"], 2: inputs["past_key_values.0.key"]}
+    for node in graph:
+        if node.op_type == "Shape" and node.inputs[0] in graph.inputs:
+            node.replace_input_with(0, first[node.attributes["start"].as_int()])
 
 
 def _strip_provenance(model: ir.Model) -> None:
