@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,21 +29,25 @@ class StoredLinear:
     pre_scale: Floats | None = None
     input_scale: float | None = None
 
+    def rows(self, start: int, stop: int) -> StoredLinear:
+        """Return outputs [start, stop) alone, sharing this record's arrays."""
+        scales = self.scales[start:stop] if self.block_size else self.scales
+        return replace(self, codes=self.codes[start:stop], scales=scales)
+
     def dequantize(self) -> Floats:
         """Return the weight float32 [N, K] of a plain linear, pre-scale included."""
-        codes = self.codes.astype(np.float32)
-        if self.block_size:
-            rows, blocks = self.scales.shape
-            codes = (codes.reshape(rows, blocks, -1) * self.scales[:, :, None]).reshape(rows, -1)
-        else:
-            codes = codes * self.scales
-        return codes if self.pre_scale is None else codes * self.pre_scale
+        weight: Floats = self.codes.astype(np.float32)
+        blocks = weight.reshape(len(weight), self.scales.shape[1], -1)
+        blocks *= self.scales[:, :, None]
+        if self.pre_scale is not None:
+            weight *= self.pre_scale
+        return weight
 
 
 @dataclass(frozen=True)
 class CheckpointQuantization:
     """How a checkpoint is quantised: the tool's name (`modelopt`, `awq`, `gptq`), the precision of
-    its linears, and the scales of its cache.
+    its linears (None where only the cache is quantised), and the scales of its cache.
 
     `symmetric` is False where zero points were dropped by rounding to nearest again: the error of
     each such linear is then reported. `kv` is the cache's precision or None; `cache` has the
@@ -51,7 +55,7 @@ class CheckpointQuantization:
     """
 
     tool: str
-    precision: str
+    precision: str | None
     block_size: int
     symmetric: bool
     kv: str | None

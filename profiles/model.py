@@ -102,6 +102,8 @@ class ModelConfig:
         return 2 * self.num_layers * self.num_kv_heads * head_dim * element_bytes
 
 
+# The tools whose quantised checkpoints are read: NVIDIA ModelOpt, AutoAWQ, AutoGPTQ and GPTQModel.
+QUANTIZATION_METHODS = ("modelopt", "awq", "gptq")
 # Relatives of Llama 3 that are other models, and what each is.
 _RELATIVES: Mapping[str, str] = {
     "mllama": "a vision model (Llama 3.2 11B or 90B Vision, Llama Guard 3 11B Vision)",
@@ -185,7 +187,7 @@ def _rope(raw: Mapping[str, Any]) -> tuple[float, RopeScaling | None]:
 def _require_text_llama(raw: Mapping[str, Any]) -> None:
     """Refuse another architecture, by its name."""
     kind = raw.get("model_type")
-    if kind in _RELATIVES:
+    if isinstance(kind, str) and kind in _RELATIVES:
         raise UnsupportedModelError(
             f"config.json: model_type is {kind!r}, {_RELATIVES[kind]}; only 'llama' (text Llama 3, "
             "3.1, 3.2 1B and 3B, 3.3) is supported"
@@ -206,6 +208,19 @@ def _require_text_llama(raw: Mapping[str, Any]) -> None:
             )
 
 
+def require_quantization_method(
+    settings: object, where: str = "config.json: quantization_config"
+) -> str:
+    """Return the tool that a checkpoint was quantised with; raises for one that is not read."""
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    if method not in QUANTIZATION_METHODS:
+        raise UnsupportedModelError(
+            f"{where}: quant_method is {method!r}; supported: {', '.join(QUANTIZATION_METHODS)}, "
+            "or give the unquantised checkpoint"
+        )
+    return str(method)
+
+
 def model_config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
     """Build the configuration from a parsed `config.json`.
 
@@ -213,9 +228,7 @@ def model_config_from_dict(raw: Mapping[str, Any]) -> ModelConfig:
     """
     _require_text_llama(raw)
     if raw.get("quantization_config"):
-        raise UnsupportedModelError(
-            "config.json: quantization_config is set; give the unquantised checkpoint"
-        )
+        require_quantization_method(raw["quantization_config"])
     for flag in ("attention_bias", "mlp_bias"):
         if _flag(raw, flag):
             raise UnsupportedModelError(f"config.json: {flag} is true; Llama 3 has no biases")

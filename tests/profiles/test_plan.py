@@ -181,7 +181,10 @@ def test_both_spellings_of_llama3_rope_are_read() -> None:
     [
         ({"model_type": "mllama"}, "model_type is 'mllama'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForCausalLM"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is set"),
+        (
+            {"quantization_config": {"bits": 4}},
+            "quant_method is None; supported: modelopt, awq, gptq",
+        ),
         ({"attention_bias": True}, "attention_bias is true"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rope_type is 'yarn'"),
