@@ -5,25 +5,43 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import torch
 
 from edgellama.export.error import ExportError
 from edgellama.export.shard import TensorRecord, read_header, read_rows
+from edgellama.export.stored import CheckpointQuantization, StoredLinear
 from edgellama.profiles.model import ModelConfig, read_model_config
 
+TABLE = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 FLOAT_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-__all__ = ["Checkpoint", "TensorRecord", "expected_tensors", "open_checkpoint", "require_finite"]
+_COMPARED_ROWS = 8192
+_OTHER_FORMATS = {
+    "*.bin": "pickle weights",
+    "*.pth": "pickle weights",
+    "*.pt": "pickle weights",
+    "*.ckpt": "pickle weights",
+    "*.gguf": "GGUF weights",
+}
+__all__ = [
+    "Checkpoint",
+    "TensorRecord",
+    "expected_tensors",
+    "open_checkpoint",
+    "require_finite",
+    "stored_tensors",
+]
 
 
 def expected_tensors(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the name and shape of every weight that a Llama of this configuration has."""
     hidden, middle = model.hidden_size, model.intermediate_size
-    yield "model.embed_tokens.weight", (model.vocab_size, hidden)
+    yield TABLE, (model.vocab_size, hidden)
     for layer in range(model.num_layers):
         prefix = f"model.layers.{layer}"
         yield f"{prefix}.self_attn.q_proj.weight", (model.query_size, hidden)
@@ -37,53 +55,93 @@ def expected_tensors(model: ModelConfig) -> Iterator[tuple[str, tuple[int, ...]]
         yield f"{prefix}.post_attention_layernorm.weight", (hidden,)
     yield "model.norm.weight", (hidden,)
     if not model.tie_word_embeddings:
-        yield "lm_head.weight", (model.vocab_size, hidden)
+        yield HEAD, (model.vocab_size, hidden)
 
 
 def _may_be_left_over(name: str, model: ModelConfig) -> bool:
     """Whether transformers too ignores this tensor: old rotary buffers, a tied head's copy."""
-    return name.endswith("rotary_emb.inv_freq") or (
-        model.tie_word_embeddings and name == "lm_head.weight"
-    )
+    return name.endswith("rotary_emb.inv_freq") or (model.tie_word_embeddings and name == HEAD)
 
 
-def _shards(folder: Path) -> list[Path]:
-    """Return the safetensors files, from the index where there is one."""
-    index = folder / INDEX_NAME
+def _weight_map(index: Path) -> dict[str, str]:
+    """Return tensor name to file name; files must lie beside the index."""
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        files = set(weight_map.values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ExportError(f"{index}: not a safetensors index ({error!r})") from error
+    for file in files:
+        if (
+            not isinstance(file, str)
+            or PurePosixPath(file).name != file
+            or "\\" in file
+            or not file.endswith(".safetensors")
+        ):
+            raise ExportError(
+                f"{index}: weight_map names the file {file!r}; a file *.safetensors beside the "
+                "index is needed"
+            )
+    return dict(weight_map)
+
+
+def _require_listed(
+    index: Path, records: dict[str, TensorRecord], weight_map: dict[str, str]
+) -> None:
+    """Check that every tensor of the index lies in the file that it names."""
+    for name, file in weight_map.items():
+        found = records.get(name)
+        if found is None or found.file.name != file:
+            where = "in no file" if found is None else f"in {found.file.name}"
+            raise ExportError(
+                f"{index}: tensor {name} should be in {file}, but it is {where}; download the "
+                "checkpoint again"
+            )
+
+
+def stored_tensors(folder: Path) -> dict[str, TensorRecord]:
+    """Return every tensor of a folder's safetensors files, single or sharded, whatever its dtype.
+
+    Raises ExportError for missing, damaged or contradicting files and for other formats.
+    """
+    index, single = folder / INDEX_NAME, folder / SINGLE_NAME
     if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            names = sorted(set(weight_map.values()))
-        except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
-            raise ExportError(f"{index}: not a safetensors index ({error!r})") from error
+        weight_map = _weight_map(index)
+        names = sorted(set(weight_map.values()))
+        if single.is_file() and SINGLE_NAME not in names:
+            raise ExportError(
+                f"{folder}: both {SINGLE_NAME} and {INDEX_NAME}, which names other files; remove "
+                "the one that is not the model"
+            )
         for name in names:
             if not (folder / name).is_file():
                 raise ExportError(
                     f"{folder}: shard {name} is missing, but {INDEX_NAME} lists it; "
                     "download the checkpoint again"
                 )
-        return [folder / name for name in names]
-    if (folder / SINGLE_NAME).is_file():
-        return [folder / SINGLE_NAME]
-    pickles = sorted(path.name for path in folder.glob("*.bin")) + sorted(
-        path.name for path in folder.glob("*.pth")
+        records = _records([folder / name for name in names])
+        _require_listed(index, records, weight_map)
+        return records
+    if single.is_file():
+        return _records([single])
+    for pattern, kind in _OTHER_FORMATS.items():
+        for path in sorted(folder.glob(pattern)):
+            raise ExportError(
+                f"{folder}: only {kind} ({path.name}); they are not read (a pickle can run code "
+                "when loaded), convert the checkpoint to safetensors"
+            )
+    raise ExportError(
+        f"{folder}: no {SINGLE_NAME} and no {INDEX_NAME}; give a folder with safetensors weights"
     )
-    if pickles:
-        raise ExportError(
-            f"{folder}: only pickle weights ({pickles[0]}); they can run code when loaded, "
-            "convert the checkpoint to safetensors"
-        )
-    raise ExportError(f"{folder}: no {SINGLE_NAME} and no {INDEX_NAME}")
 
 
-def _records(shards: list[Path]) -> dict[str, TensorRecord]:
+def _records(files: list[Path]) -> dict[str, TensorRecord]:
     records: dict[str, TensorRecord] = {}
-    for file in shards:
+    for file in files:
         for name, record in read_header(file).items():
             if name in records:
                 raise ExportError(
                     f"tensor {name} is in {records[name].file.name} and in {file.name}; "
-                    "it must be in one shard only"
+                    "it must be in one shard only, download or save the checkpoint again"
                 )
             records[name] = record
     return records
@@ -104,11 +162,18 @@ def require_finite(tensor: torch.Tensor, name: str, origin: Path) -> torch.Tenso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose every tensor is present with the right shape; weights stay on disk."""
+    """A checkpoint whose every tensor is present with the right shape; weights stay on disk.
+
+    A quantised one (see `quantized_checkpoint`) names how, its weights that `stored` returns, and
+    those that only `read` does.
+    """
 
     folder: Path
     model: ModelConfig
     tensors: dict[str, TensorRecord]
+    quantization: CheckpointQuantization | None = field(default=None, kw_only=True)
+    stored_linears: tuple[str, ...] = field(default=(), kw_only=True)
+    inexact: tuple[str, ...] = field(default=(), kw_only=True)
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor as stored; raises ExportError where it holds NaN or infinity."""
@@ -122,6 +187,13 @@ class Checkpoint:
         """
         return require_finite(read_rows(self.tensors[name], start, stop), name, self.folder)
 
+    def stored(self, name: str) -> StoredLinear:
+        """Return the codes of a weight of `stored_linears`; raises ExportError for another."""
+        raise ExportError(f"{self.folder}: {name} is not stored as symmetric codes; read it")
+
+    def _weight_files(self) -> set[Path]:
+        return {record.file for record in self.tensors.values()}
+
     def fingerprint(self) -> str:
         """Return a digest that changes with the configuration files or any weight file.
 
@@ -132,14 +204,32 @@ class Checkpoint:
         for path in sorted(self.folder.iterdir()):
             if path.suffix in (".json", ".jinja") and path.is_file():
                 digest.update(path.name.encode() + b"\0" + path.read_bytes())
-        for path in sorted({record.file for record in self.tensors.values()}):
+        for path in sorted(self._weight_files()):
             status = path.stat()
             digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
         return digest.hexdigest()
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Check a checkpoint folder whole, reading headers only.
+def _require_tied(checkpoint: Checkpoint, head: TensorRecord) -> None:
+    """Check that a tied head stored all the same is the table; transformers unties it if not."""
+    table = checkpoint.tensors[TABLE]
+    same = (head.dtype, head.shape) == (table.dtype, table.shape)
+    rows = table.shape[0]
+    for start in range(0, rows if same else 0, _COMPARED_ROWS):
+        stop = min(start + _COMPARED_ROWS, rows)
+        same = same and torch.equal(read_rows(head, start, stop), read_rows(table, start, stop))
+    if not same:
+        raise ExportError(
+            f"{checkpoint.folder}: tie_word_embeddings is true, but {HEAD} differs from {TABLE}; "
+            f"set it to false in config.json to use both, or remove {HEAD}"
+        )
+
+
+def open_checkpoint(folder: Path, exact: bool = False) -> Checkpoint:
+    """Check a checkpoint folder whole, reading headers only (and a tied head's copy, if stored).
+
+    A quantised checkpoint is a QuantizedCheckpoint: it reads as the float32 that it stands for.
+    `exact` refuses one with linears that would have to be rounded again.
 
     Raises UnsupportedModelError for another kind of model and ExportError for missing shards,
     damaged files, and missing, duplicate, unexpected or wrongly shaped tensors.
@@ -147,16 +237,40 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise ExportError(f"model folder {folder} does not exist")
     model = read_model_config(folder)
-    records = _records(_shards(folder))
+    if (folder / "adapter_config.json").is_file():
+        raise ExportError(
+            f"{folder}: both a model and an adapter (adapter_config.json); move the adapter's "
+            "files to their own folder and give that as the adapter, or remove them"
+        )
+    # It extends the class above, so this module cannot import it at its head.
+    from edgellama.export.quantized_checkpoint import open_quantized, read_declaration
+
+    records = stored_tensors(folder)
+    declaration = read_declaration(folder)
+    if declaration is None:
+        checkpoint = _open_float(folder, model, records)
+    else:
+        needed = {n: r for n, r in records.items() if not _may_be_left_over(n, model)}
+        checkpoint = open_quantized(folder, model, needed, declaration, exact)
+    if model.tie_word_embeddings and HEAD in records:
+        _require_tied(checkpoint, records[HEAD])
+    return checkpoint
+
+
+def _open_float(folder: Path, model: ModelConfig, records: dict[str, TensorRecord]) -> Checkpoint:
+    """Check that exactly the expected tensors are there, as floats."""
     expected = dict(expected_tensors(model))
     for name, shape in expected.items():
         record = records.get(name)
         if record is None:
-            raise ExportError(f"{folder}: tensor {name} is missing")
+            raise ExportError(
+                f"{folder}: tensor {name} is missing, which config.json asks for; the checkpoint "
+                "is incomplete, download it again"
+            )
         if record.shape != shape:
             raise ExportError(
                 f"{folder}: tensor {name} has shape {list(record.shape)}; config.json makes it "
-                f"{list(shape)}"
+                f"{list(shape)}, correct the one that is wrong"
             )
         if record.dtype not in FLOAT_DTYPES:
             raise ExportError(
@@ -165,5 +279,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
             )
     for name in records:
         if name not in expected and not _may_be_left_over(name, model):
-            raise ExportError(f"{folder}: tensor {name} does not belong to this configuration")
+            raise ExportError(
+                f"{folder}: tensor {name} does not belong to this configuration; it would be "
+                "ignored, remove it or correct config.json"
+            )
     return Checkpoint(folder, model, {name: records[name] for name in expected})

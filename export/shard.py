@@ -65,7 +65,7 @@ def read_header(file: Path) -> dict[str, TensorRecord]:
         text = stream.read(length)
     try:
         header = json.loads(text, object_pairs_hook=lambda pairs: _unique(file, pairs))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, ExportError):
             raise
         raise _damaged(file, f"its header is not JSON: {error}") from error
@@ -128,7 +128,8 @@ def _range(file: Path, name: str, entry: Any) -> tuple[int, int]:
         sizes = [begin, end, *shape]
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(file, f"tensor {name} has the header {entry!r}") from error
-    if any(isinstance(size, bool) or not isinstance(size, int) or size < 0 for size in sizes):
+    whole = all(type(size) is int and size >= 0 for size in sizes)  # a bool is no size
+    if not whole or not isinstance(dtype, str):
         raise _damaged(file, f"tensor {name} has the header {entry!r}")
     if dtype not in DTYPES:
         raise ExportError(f"{file}: tensor {name} has dtype {dtype}; known are {', '.join(DTYPES)}")

@@ -17,7 +17,6 @@ from safetensors.torch import load_file, save_file
 
 from edgellama.export.checkpoint import expected_tensors, open_checkpoint
 from edgellama.export.error import ExportError
-from edgellama.export.resolve import resolve_model
 from edgellama.profiles.model import UnsupportedModelError
 
 Q_PROJ = "model.layers.0.self_attn.q_proj.weight"
@@ -77,7 +76,7 @@ def test_missing_folder() -> None:
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForCausalLM"),
         ({"attention_bias": True}, "attention_bias"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),
+        ({"quantization_config": {"quant_method": "hqq"}}, "quantization_config"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers is 'two'"),
         ({"num_key_value_heads": 3}, "not a multiple"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
@@ -137,12 +136,18 @@ def test_missing_unexpected_and_misshapen_tensors(folder: Path) -> None:
         open_checkpoint(folder)
 
 
-def test_integer_weights_are_refused(folder: Path) -> None:
-    def as_integers(tensors: dict[str, torch.Tensor]) -> None:
-        tensors[Q_PROJ] = torch.zeros(64, 64, dtype=torch.int8)
-
-    edit_weights(folder, as_integers)
-    with pytest.raises(ExportError, match="dtype I8"):
+@pytest.mark.parametrize(
+    ("dtype", "stored"),
+    [
+        (torch.int8, "I8"),
+        (torch.int64, "I64"),
+        (torch.float64, "F64"),
+        (torch.float8_e4m3fn, "F8_E4M3"),
+    ],
+)
+def test_other_dtypes_are_refused(folder: Path, dtype: torch.dtype, stored: str) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({Q_PROJ: torch.zeros(64, 64, dtype=dtype)}))
+    with pytest.raises(ExportError, match=f"{Q_PROJ} has dtype {stored}; supported: F32, F16"):
         open_checkpoint(folder)
 
 
@@ -152,25 +157,122 @@ def test_nan_is_refused_when_read(folder: Path) -> None:
         open_checkpoint(folder).read(Q_PROJ)
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(ExportError, match="pickle weights"):
+def test_both_layouts_in_one_folder(make_checkpoint: Callable[..., Path], folder: Path) -> None:
+    sharded = make_checkpoint(shard_size="100KB")
+    (folder / "model.safetensors").rename(sharded / "model.safetensors")
+    with pytest.raises(ExportError, match=r"both model\.safetensors and"):
+        open_checkpoint(sharded)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("pytorch_model.bin", "only pickle weights"),
+        ("consolidated.00.pth", "only pickle weights"),
+        ("model.gguf", "only GGUF weights"),
+        ("weights.npz", r"no model\.safetensors and no"),
+    ],
+)
+def test_other_formats_are_refused(folder: Path, name: str, message: str) -> None:
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ExportError, match=message):
         open_checkpoint(folder)
 
 
-def test_the_model_argument() -> None:
-    assert resolve_model("tiny").joinpath("config.json").is_file()
-    with pytest.raises(ExportError, match="neither a folder nor a hub id"):
-        resolve_model("./not/there")
+def test_meta_own_layout_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "params.json").write_text("{}")
+    (tmp_path / "consolidated.00.pth").write_bytes(b"")
+    with pytest.raises(UnsupportedModelError, match="original layout"):
+        open_checkpoint(tmp_path)
 
 
-def test_a_hub_model_without_a_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
+def test_an_adapter_beside_the_model_is_refused(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(ExportError, match="both a model and an adapter"):
+        open_checkpoint(folder)
 
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ExportError, match="owner/name"):
-        resolve_model("owner/name")
+
+def edit_index(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    path = folder / "model.safetensors.index.json"
+    raw = json.loads(path.read_text())
+    edit(raw["weight_map"])
+    path.write_text(json.dumps(raw))
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("../model-00001-of-00003.safetensors", r"names the file '\.\./model"),
+        ("/etc/model.safetensors", "names the file '/etc"),
+        ("sub/model.safetensors", "names the file 'sub/model"),
+        ("..\\model.safetensors", "beside the index"),
+        ("pytorch_model.bin", "names the file 'pytorch_model.bin'"),
+        (3, "names the file 3"),
+        ([], "not a safetensors index"),
+        ("model-9.safetensors", "shard model-9.safetensors is missing"),
+    ],
+)
+def test_an_index_may_name_only_its_neighbours(
+    make_checkpoint: Callable[..., Path], file: object, message: str
+) -> None:
+    folder = make_checkpoint(shard_size="100KB")
+    edit_index(folder, lambda weight_map: weight_map.update({Q_PROJ: file}))
+    with pytest.raises(ExportError, match=message):
+        open_checkpoint(folder)
+
+
+def test_the_index_and_the_shards_must_agree(make_checkpoint: Callable[..., Path]) -> None:
+    folder = make_checkpoint(shard_size="100KB")
+    where = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    other = next(file for file in where.values() if file != where[Q_PROJ])
+    edit_index(folder, lambda weight_map: weight_map.update({Q_PROJ: other}))
+    with pytest.raises(ExportError, match=f"{Q_PROJ} should be in {other}, but it is in"):
+        open_checkpoint(folder)
+    edit_index(folder, lambda weight_map: weight_map.update({Q_PROJ: where[Q_PROJ], "x": other}))
+    with pytest.raises(ExportError, match=f"tensor x should be in {other}, but it is in no file"):
+        open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json"])
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": []}', "{}"])
+def test_a_damaged_index_is_named(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(ExportError, match=f"{name}: not a safetensors index"):
+        open_checkpoint(folder)
+
+
+def test_rotary_buffers_of_old_checkpoints_are_left_out(folder: Path) -> None:
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit_weights(folder, lambda tensors: tensors.update({name: torch.ones(8)}))
+    assert name not in open_checkpoint(folder).tensors
+
+
+def test_the_copy_of_a_tied_head_must_be_the_table(folder: Path) -> None:
+    table = "model.embed_tokens.weight"
+
+    def copy_head(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["lm_head.weight"] = tensors[table].clone()
+
+    edit_weights(folder, copy_head)
+    assert "lm_head.weight" not in open_checkpoint(folder).tensors
+    edit_weights(folder, lambda tensors: tensors["lm_head.weight"][-1, -1:].add_(1))
+    with pytest.raises(ExportError, match=r"lm_head\.weight differs from model\.embed"):
+        open_checkpoint(folder)
+
+
+def test_dtypes_may_differ_between_tensors(folder: Path) -> None:
+    def mix(tensors: dict[str, torch.Tensor]) -> None:
+        kinds = (torch.float32, torch.float16, torch.bfloat16)
+        for index, name in enumerate(tensors):
+            tensors[name] = tensors[name].to(kinds[index % 3])
+
+    edit_weights(folder, mix)
+    stored = load_file(folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert {record.dtype for record in checkpoint.tensors.values()} == {"F32", "F16", "BF16"}
+    for name in checkpoint.tensors:
+        assert checkpoint.read(name).dtype == stored[name].dtype
+        assert torch.equal(checkpoint.read(name), stored[name])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
