@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgellama.cli.bench_export import export
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.numbers import counts, seconds
 from edgellama.cli.progress import progress
@@ -16,7 +17,10 @@ from edgellama.cli.verb import Verb, print_json
 
 @click.group("bench")
 def command() -> None:
-    """Measure an engine or a server."""
+    """Measure an engine, a server, or the export."""
+
+
+command.add_command(export)
 
 
 @command.command("latency", cls=Verb)
