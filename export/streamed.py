@@ -10,8 +10,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 Parts = Callable[[], Iterable[npt.NDArray[Any]]]
-# Bytes of one part, for those who make them: large enough for the disk, small beside a weight.
-PART_BYTES = 64 << 20
 
 
 class StreamedTensor(ir.LazyTensor):
@@ -25,6 +23,10 @@ class StreamedTensor(ir.LazyTensor):
     def __init__(self, parts: Parts, dtype: ir.DataType, shape: Sequence[int], name: str) -> None:
         super().__init__(self._whole, dtype, ir.Shape(shape), name=name)
         self._parts = parts
+
+    def __repr__(self) -> str:
+        """Return a description; the base class would describe `_whole`, which describes self."""
+        return f"{self._repr_base()}(name={self.name!r})"
 
     def chunks(self) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the tensor's bytes in file order, one flat uint8 array a part.
@@ -48,10 +50,13 @@ class StreamedTensor(ir.LazyTensor):
             file.write(chunk.data)
 
     def _whole(self) -> ir.TensorProtocol:
-        content = np.empty(self.nbytes, np.uint8)
+        content = np.empty(self.nbytes, np.uint8)  # costs nothing where it is not written to
         done = 0
         for chunk in self.chunks():
-            content[done : done + chunk.size] = chunk
+            if chunk.size == self.nbytes:
+                content = chunk
+            else:
+                content[done : done + chunk.size] = chunk
             done += chunk.size
         if self.dtype.bitwidth < 8:
             return ir.PackedTensor(content, self.dtype, shape=self.shape, name=self.name)

@@ -53,6 +53,7 @@ def test_the_bytes_are_those_of_the_tensor_in_memory(
     assert written(tensor) == tensor.tobytes() == whole.tobytes()
     np.testing.assert_array_equal(tensor.numpy(), array)
     assert tensor.nbytes == whole.nbytes and tensor.numpy().dtype == array.dtype
+    assert repr(tensor) == f"StreamedTensor<{dtype},[{rows},{columns}]>(name='w')"
 
 
 @given(st.integers(1, 9), st.integers(1, 9))
