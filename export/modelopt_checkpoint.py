@@ -48,7 +48,7 @@ class ModelOptLinears:
     ) -> None:
         self._tensors = tensors
         algorithm = settings.get("quant_algo")
-        if algorithm not in PRECISIONS:
+        if not isinstance(algorithm, str | None) or algorithm not in PRECISIONS:
             raise ExportError(
                 f"{where}: quant_algo is {algorithm!r}; supported: W4A16_AWQ (INT4 AWQ) and FP8, "
                 "or give the unquantised checkpoint"

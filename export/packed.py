@@ -36,16 +36,16 @@ class PackedTensors:
         record = self.records.get(name)
         if record is None:
             raise ExportError(f"{self.folder}: tensor {name} is missing")
+        if record.dtype not in dtypes:
+            raise ExportError(
+                f"{self.folder}: tensor {name} has dtype {record.dtype}; supported: "
+                f"{', '.join(dtypes)}"
+            )
         if record.shape not in shapes:
             wanted = " or ".join(str(list(shape)) for shape in shapes)
             raise ExportError(
                 f"{self.folder}: tensor {name} has shape {list(record.shape)}; the configuration "
                 f"makes it {wanted}"
-            )
-        if record.dtype not in dtypes:
-            raise ExportError(
-                f"{self.folder}: tensor {name} has dtype {record.dtype}; supported: "
-                f"{', '.join(dtypes)}"
             )
         self._claimed.add(name)
 

@@ -165,7 +165,6 @@ def open_quantized(
     model: ModelConfig,
     records: Mapping[str, TensorRecord],
     declaration: Declaration,
-    left_over: Callable[[str], bool],
     exact: bool,
 ) -> QuantizedCheckpoint:
     """Check a quantised checkpoint whole; reads its headers, zero points and group indices.
@@ -184,8 +183,7 @@ def open_quantized(
         elif linears.claim(name, (shape[0], shape[1])):
             (stored if linears.is_exact(name) else inexact).append(name)
     for name in tensors.unclaimed():
-        if not left_over(name):
-            raise ExportError(f"{folder}: tensor {name} does not belong to this configuration")
+        raise ExportError(f"{folder}: tensor {name} does not belong to this configuration")
     if not stored and not inexact and linears.kv is None:
         raise ExportError(f"{declaration.where} is set, but no linear of {folder} is quantised")
     if exact and inexact:
