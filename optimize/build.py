@@ -18,8 +18,8 @@ from edgellama.export.to_onnx import GRAPH_NAME, peak_rss_bytes, save_model
 from edgellama.optimize.calibrated_cache import quantize_staged_cache
 from edgellama.optimize.describe import describe, tool_versions
 from edgellama.optimize.engine_files import require_replaceable, write_text_files
-from edgellama.optimize.passes.quantize_linears import forget_rows
 from edgellama.optimize.pipeline import BuildError, run_passes
+from edgellama.optimize.quantized_graph import quantize_portable
 from edgellama.optimize.source import CheckpointSource, PortableSource, Source
 from edgellama.optimize.stored_weights import StoredWeights
 from edgellama.optimize.targets.ort import finish_interface, ort_steps
@@ -29,6 +29,7 @@ from edgellama.optimize.verify import (
     verification_prompts,
     verify_engine,
 )
+from edgellama.optimize.weight_tensors import forget_scales
 from edgellama.profiles.plan import Plan, require_fit
 from edgellama.profiles.profile import Profile
 from edgellama.runtime.manifest import (
@@ -82,7 +83,9 @@ def _unchanged(out: Path, fingerprint: str) -> Manifest | None:
 def _make_graph(source: Source, profile: Profile, plan: Plan) -> ir.Model:
     """Return the engine graph with a float32 cache."""
     model = source.graph()
-    run_passes(model, ort_steps(source.model, profile.precision, plan.capacity))
+    precision = replace(profile.precision, kv="fp32")
+    quantize_portable(model, source.model, precision)
+    run_passes(model, ort_steps(source.model, precision, plan.capacity))
     finish_interface(model)
     return model
 
@@ -177,7 +180,7 @@ def compile_engine(
             progress("trace", 0, 1)
         model = _make_graph(source, profile, plan)
         save_model(model, staging / GRAPH_NAME, progress, "write weights")
-        forget_rows()  # the head of a large vocabulary is hundreds of megabytes
+        forget_scales()
         manifest = describe(source, profile, plan, model, fingerprint)
         if profile.precision.kv == "int8":
             model = quantize_staged_cache(staging, manifest, codec, progress)

@@ -8,6 +8,9 @@ import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import clear_unused, insert_before, replace
 from edgellama.optimize.passes.match import MICROSOFT, dim, operand, producer, single_user
+from edgellama.optimize.passes.quantize_cache import quantize_attention
+from edgellama.optimize.passes.round_cache import RoundedCache, rounded_cache
+from edgellama.optimize.pipeline import BuildError
 
 SEQLENS_K = "seqlens_k"
 TOTAL_LENGTH = "total_sequence_length"
@@ -15,7 +18,8 @@ TOTAL_LENGTH = "total_sequence_length"
 
 @dataclass(frozen=True)
 class _Found:
-    """One attention: its packed projection, its rotary tables, and the reshaped output."""
+    """One attention: its packed projection, its rotary tables, the reshaped output, and how its
+    keys and values are rounded, if they are."""
 
     attention: ir.Node
     qkv: ir.Value
@@ -24,7 +28,7 @@ class _Found:
     output: ir.Value
     num_heads: int
     kv_heads: int
-    head_dim: int
+    rounding: tuple[RoundedCache, RoundedCache] | None
 
 
 def _projection(value: ir.Value) -> ir.Value | None:
@@ -36,13 +40,18 @@ def _projection(value: ir.Value) -> ir.Value | None:
 
 def _match(attention: ir.Node) -> _Found | None:
     rotary_q = producer(operand(attention, 0), "RotaryEmbedding")
-    rotary_k = producer(operand(attention, 1), "RotaryEmbedding")
+    keys, values = rounded_cache(operand(attention, 1)), rounded_cache(operand(attention, 2))
+    rounding = (keys, values) if keys is not None and values is not None else None
+    new_keys, new_values = operand(attention, 1), operand(attention, 2)
+    if rounding is not None:
+        new_keys, new_values = rounding[0].value, rounding[1].value
+    rotary_k = producer(new_keys, "RotaryEmbedding")
     if rotary_q is None or rotary_k is None:
         return None
     parts = [
         _projection(operand(rotary_q, 0)),
         _projection(operand(rotary_k, 0)),
-        _projection(operand(attention, 2)),
+        _projection(new_values),
     ]
     split = producer(parts[0], "Split")
     if split is None or len(split.outputs) != len(parts):
@@ -64,7 +73,7 @@ def _match(attention: ir.Node) -> _Found | None:
         output=reshaped.outputs[0],
         num_heads=dim(query, 1),
         kv_heads=dim(key, 1),
-        head_dim=dim(query, 3),
+        rounding=rounding,
     )
 
 
@@ -79,12 +88,25 @@ def _lengths(graph: ir.Graph) -> tuple[ir.Value, ir.Value]:
     return present[SEQLENS_K], present[TOTAL_LENGTH]
 
 
+def _keep_rounded(node: ir.Node | None, rounding: tuple[RoundedCache, RoundedCache]) -> None:
+    """Let the cache hold the codes that keys and values were rounded to."""
+    assert node is not None
+    for part in rounding:
+        if part.codes != ir.DataType.INT8:
+            raise BuildError(
+                f"the cache is rounded to {part.codes}; GroupQueryAttention on a CPU keeps int8 or "
+                "floats: use precision.kv 'int8' or 'fp32'"
+            )
+    quantize_attention(node, rounding[0].steps, rounding[1].steps)
+
+
 def fuse_gqa(model: ir.Model) -> int:
     """Fuse attentions; returns how many. Needs `fuse_rotary` and `pack_qkv` before.
 
     1. `Reshape(Transpose(Attention(rotary(q), rotary(k), v, mask, past...)))` with q, k, v split
        from one packed projection -> `GroupQueryAttention(qkv, past, lengths, tables)`, which
-       rotates, appends to the cache in place and attends. The mask goes: position = index.
+       rotates, appends to the cache in place and attends. The mask goes: position = index. Keys
+       and values that are rounded to int8 before -> an int8 cache with the same steps.
     2. Anything else between projection and attention: declined.
 
     The graph gains the inputs `seqlens_k` int32 [batch] (tokens in the cache after this step,
@@ -123,6 +145,8 @@ def fuse_gqa(model: ir.Model) -> int:
         replace(found.output, output)
         replace(node.outputs[1], key)
         replace(node.outputs[2], value)
+        if found.rounding is not None:
+            _keep_rounded(output.producer(), found.rounding)
         count += 1
     clear_unused(model)
     for value in list(graph.inputs):

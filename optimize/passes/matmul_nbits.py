@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.optimize.passes.edit import add_lazy, clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import MICROSOFT, dims, operand, producer
-from edgellama.optimize.quantize import pack_blob
+from edgellama.optimize.passes.edit import (
+    add_initializer,
+    add_lazy,
+    clear_unused,
+    insert_before,
+    replace,
+)
+from edgellama.optimize.passes.linear_weight import linear_weight, read_quantized
+from edgellama.optimize.passes.match import MICROSOFT, dims, operand
+from edgellama.optimize.weight_tensors import BlobTensor, whole_scales
 
-_BITS = {ir.DataType.INT4: 4, ir.DataType.INT8: 8}
+_TYPES = (ir.DataType.INT4, ir.DataType.INT8)
 # Activations are quantised to int8 a block, so that the kernel runs on integer dot products; the
 # alternative computes in float32 and reads no fewer bytes.
 ACCURACY_LEVEL = 4
-
-
-def _blob(codes: ir.TensorProtocol, bits: int, block_size: int) -> npt.NDArray[np.uint8]:
-    rows = np.ascontiguousarray(codes.numpy().astype(np.int8).T)
-    short = -rows.shape[1] % block_size
-    padded = np.pad(rows, ((0, 0), (0, short))) if short else rows
-    return pack_blob(padded, bits, block_size)
-
-
-def _transposed(scales: ir.TensorProtocol) -> npt.NDArray[Any]:
-    return np.ascontiguousarray(scales.numpy().T)
 
 
 def replace_by_nbits(
@@ -64,35 +57,28 @@ def fuse_matmul_nbits(model: ir.Model) -> int:
     graph = model.graph
     count = 0
     for node in list(graph):
-        if node.op_type != "MatMul":
+        found = linear_weight(node)
+        reader = found.reader if found is not None else None
+        if found is None or reader is None or reader.op_type != "DequantizeLinear":
             continue
-        dequantize = producer(operand(node, 1), "DequantizeLinear")
-        if dequantize is None or len(dequantize.inputs) > 2:
+        if found.data.dtype not in _TYPES or len(reader.inputs) > 2:
             continue
-        codes, scales = operand(dequantize, 0).const_value, operand(dequantize, 1).const_value
-        axis = dequantize.attributes["axis"].as_int()
-        if codes is None or scales is None or codes.dtype not in _BITS or axis != 0:
+        block_size = reader.attributes.get_int("block_size", 0)
+        if not block_size or reader.attributes.get_int("axis", 1) != 0:
             continue
-        bits = _BITS[codes.dtype]
-        block_size = dequantize.attributes["block_size"].as_int()
-        k, n = dims(codes.shape)
-        blocks = -(-k // block_size)
-        prefix = (operand(dequantize, 0).name or "").removesuffix(".codes")
-        blob = add_lazy(
-            graph,
-            f"{prefix}.blob",
-            ir.DataType.UINT8,
-            [n, blocks, block_size * bits // 8],
-            partial(_blob, codes, bits, block_size),
+        weight = read_quantized(reader)
+        layout = weight.layout
+        blob = add_initializer(
+            graph, f"{found.name}.blob", BlobTensor(weight, f"{found.name}.blob")
         )
         block_scales = add_lazy(
             graph,
-            f"{prefix}.block_scales",
+            f"{found.name}.block_scales",
             ir.DataType.FLOAT,
-            [n, blocks],
-            partial(_transposed, scales),
+            [layout.outputs, layout.scales_a_row],
+            partial(whole_scales, weight),
         )
-        replace_by_nbits(node, blob, block_scales, k, block_size)
+        replace_by_nbits(node, blob, block_scales, layout.inputs, block_size)
         count += 1
     clear_unused(model)
     if count:

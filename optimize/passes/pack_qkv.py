@@ -14,12 +14,20 @@ from edgellama.optimize.passes.edit import (
     replace,
     shared_initializer,
 )
-from edgellama.optimize.passes.match import dim, dims, is_weight, operand
+from edgellama.optimize.passes.linear_weight import (
+    HALF,
+    LinearWeight,
+    insert_dequantize,
+    linear_weight,
+    read_quantized,
+)
+from edgellama.optimize.passes.match import dim, dims, operand
+from edgellama.optimize.quantized_weight import JoinedWeight
 
 _PARTS = ("q_proj", "k_proj", "v_proj")
 
 
-def concat_columns(weights: Sequence[ir.Value], name: str) -> ir.LazyTensor:
+def _join_floats(weights: Sequence[ir.Value], name: str) -> ir.LazyTensor:
     """Join `[K, N_i]` weights to `[K, sum N_i]` when the result is read, not before."""
     tensors = [value.const_value for value in weights]
     if any(tensor is None for tensor in tensors):
@@ -35,16 +43,40 @@ def concat_columns(weights: Sequence[ir.Value], name: str) -> ir.LazyTensor:
     return ir.LazyTensor(join, dtype=sources[0].dtype, shape=shape, name=name)
 
 
-def _projections(graph: ir.Graph) -> dict[str, dict[str, ir.Node]]:
+def _join(anchor: ir.Node, parts: Sequence[LinearWeight], name: str) -> ir.Value | None:
+    """Return the packed weight, stored as the parts are; None where they are stored differently."""
+    graph = anchor.graph
+    assert isinstance(graph, ir.Graph)
+    if len({(part.data.dtype, part.reader and part.reader.op_type) for part in parts}) != 1:
+        return None
+    reader = parts[0].reader
+    data = [part.data for part in parts]
+    if reader is None:
+        return add_initializer(graph, name, _join_floats(data, name))
+    if reader.op_type == "Cast":
+        half = add_initializer(graph, f"{name}{HALF}", _join_floats(data, f"{name}{HALF}"))
+        to = {"to": reader.attributes["to"].as_int()}
+        (wide,) = insert_before(anchor, "Cast", [half], [f"{name}.wide"], attributes=to)
+        wide.shape = half.shape
+        return wide
+    weights = [read_quantized(part.reader) for part in parts if part.reader is not None]
+    dtype = operand(reader, 1).dtype
+    if dtype is None or len({weight.layout.block_size for weight in weights}) != 1:
+        return None
+    return insert_dequantize(anchor, name, JoinedWeight(weights), dtype, transposed=True)
+
+
+def _projections(graph: ir.Graph) -> dict[str, dict[str, tuple[ir.Node, LinearWeight]]]:
     """Group the projections' `MatMul` nodes by layer prefix."""
-    layers: dict[str, dict[str, ir.Node]] = {}
+    layers: dict[str, dict[str, tuple[ir.Node, LinearWeight]]] = {}
     for node in graph:
-        if node.op_type != "MatMul" or not is_weight(operand(node, 1)):
+        found = linear_weight(node)
+        if found is None:
             continue
-        prefix, _, rest = (operand(node, 1).name or "").rpartition(".self_attn.")
+        prefix, _, rest = found.name.rpartition(".self_attn.")
         part = rest.removesuffix(".weight")
         if part in _PARTS:
-            layers.setdefault(prefix, {})[part] = node
+            layers.setdefault(prefix, {})[part] = (node, found)
     return layers
 
 
@@ -52,8 +84,10 @@ def pack_qkv(model: ir.Model) -> int:
     """Pack each layer's three projections; returns how many layers were packed.
 
     1. `MatMul(x, Wq)`, `MatMul(x, Wk)`, `MatMul(x, Wv)` on one x
-       -> `Split(MatMul(x, [Wq | Wk | Wv]), axis=-1)`.
-    2. A layer that lacks a projection, or whose projections read different tensors: declined.
+       -> `Split(MatMul(x, [Wq | Wk | Wv]), axis=-1)`; a W behind a `Cast` or `DequantizeLinear`
+       is packed as it is stored, three scales of whole weights as one scale an output.
+    2. A layer that lacks a projection, or whose projections read different tensors or store their
+       weights differently: declined.
     """
     graph = model.graph
     count = 0
@@ -61,16 +95,17 @@ def pack_qkv(model: ir.Model) -> int:
     for prefix, parts in _projections(graph).items():
         if len(parts) != len(_PARTS):
             continue
-        nodes = [parts[part] for part in _PARTS]
+        nodes = [parts[part][0] for part in _PARTS]
+        found = [parts[part][1] for part in _PARTS]
         x = operand(nodes[0], 0)
         if any(operand(node, 0) is not x for node in nodes):
             continue
-        weights = [operand(node, 1) for node in nodes]
-        name = f"{prefix}.self_attn.qkv_proj.weight"
-        packed = add_initializer(graph, name, concat_columns(weights, name))
         anchor = min(nodes, key=order.__getitem__)
+        packed = _join(anchor, found, f"{prefix}.self_attn.qkv_proj.weight")
+        if packed is None:
+            continue
         (product,) = insert_before(anchor, "MatMul", [x, packed], [f"{prefix}.qkv"])
-        widths = [dim(value, 1) for value in weights]
+        widths = [dim(part.data, 1) for part in found]
         sizes_name = "attention.qkv_widths"
         sizes = shared_initializer(
             graph, sizes_name, ir.tensor(np.array(widths, np.int64), name=sizes_name)

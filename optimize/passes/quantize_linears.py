@@ -1,112 +1,88 @@
-"""Quantise the weights of linears into `DequantizeLinear(W[K, N], axis 0) -> MatMul`."""
+"""Quantise linears into `MatMul` of `DequantizeLinear`, their inputs too where it is asked for."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.optimize.passes.edit import add_lazy, clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import dims, is_weight, operand
-from edgellama.optimize.quantize import QuantizedRows, quantize_rows
+from edgellama.optimize.passes.edit import clear_unused, insert_before, replace, shared_initializer
+from edgellama.optimize.passes.linear_weight import insert_dequantize
+from edgellama.optimize.passes.match import is_weight, operand
+from edgellama.optimize.recipes import Recipe
+from edgellama.optimize.weight_tensors import as_type
 
-ELEMENT_TYPES = {
-    4: (ir.DataType.INT4, ml_dtypes.int4),
-    8: (ir.DataType.INT8, np.int8),
+ZEROS = {
+    ir.DataType.INT8: ("zero.int8", np.int8(0)),
+    ir.DataType.UINT8: ("zero.uint8", np.uint8(128)),
+    ir.DataType.FLOAT8E4M3FN: ("zero.fp8", ml_dtypes.float8_e4m3fn(0)),
 }
 
 
-@dataclass(frozen=True, eq=False)
-class QuantizedSource:
-    """One weight that is quantised when first read; `transposed` marks a `[K, N]` weight."""
-
-    tensor: ir.TensorProtocol
-    bits: int
-    block_size: int
-    transposed: bool
-
-    def rows(self) -> QuantizedRows:
-        """Return the quantised rows; codes and scales are read one after the other, so the last
-        result is kept and nothing else."""
-        return _quantized(self)
+def zero_point(graph: ir.Graph, dtype: ir.DataType) -> ir.Value:
+    """Return the constant code of 0, which names the type of the codes."""
+    name, zero = ZEROS[dtype]
+    return shared_initializer(graph, name, ir.tensor(np.array(zero), dtype=dtype, name=name))
 
 
-@functools.lru_cache(maxsize=1)
-def _quantized(source: QuantizedSource) -> QuantizedRows:
-    weight = np.asarray(source.tensor.numpy(), dtype=np.float32)
-    if source.transposed:
-        weight = np.ascontiguousarray(weight.T)
-    return quantize_rows(weight, source.bits, source.block_size)
+def round_value(
+    anchor: ir.Node, x: ir.Value, step: np.float32, codes: ir.DataType, name: str
+) -> ir.Value:
+    """Insert `DequantizeLinear(QuantizeLinear(x, step), step)` before `anchor`; returns x rounded.
 
-
-def forget_rows() -> None:
-    """Drop the last quantised weight: once the graph is written, nobody reads it again."""
-    _quantized.cache_clear()
-
-
-def _codes(source: QuantizedSource) -> npt.NDArray[Any]:
-    """Return the codes [K, N] in the array type of their width."""
-    rows = source.rows()
-    codes = np.ascontiguousarray(rows.codes[:, : rows.width].T)
-    return codes.astype(ELEMENT_TYPES[source.bits][1])
-
-
-def _scales(source: QuantizedSource) -> npt.NDArray[Any]:
-    """Return the scales float32 [blocks, N]."""
-    return np.ascontiguousarray(source.rows().scales.T)
-
-
-def quantize_linears(
-    model: ir.Model, bits: int, block_size: int, wanted: Callable[[str], bool]
-) -> int:
-    """Quantise the linears whose weight name is `wanted`; returns how many.
-
-    1. `MatMul(x, W)`, W a float32 initializer [K, N]
-       -> `MatMul(x, DequantizeLinear(codes [K, N], scales [ceil(K / block), N], axis=0, block))`,
-       symmetric, int4 or int8; the last block of a column may be shorter than the others.
-    2. A weight that is computed, that another node reads too, or of another type: declined.
+    The step is one number; its type is that of `x`, float32 where the graph does not say.
     """
-    graph = model.graph
+    graph = anchor.graph
+    assert isinstance(graph, ir.Graph)
+    dtype = x.dtype or ir.DataType.FLOAT
+    array = as_type(step, dtype, f"the step of {name}")
+    label = f"{name}.step"
+    scale = shared_initializer(graph, label, ir.tensor(array, dtype=dtype, name=label))
+    zero = zero_point(graph, codes)
+    (coded,) = insert_before(anchor, "QuantizeLinear", [x, scale, zero], [f"{name}.codes"])
+    (rounded,) = insert_before(
+        anchor, "DequantizeLinear", [coded, scale, zero], [f"{name}.rounded"]
+    )
+    coded.type, coded.shape = ir.TensorType(codes), x.shape
+    rounded.type, rounded.shape = ir.TensorType(dtype), x.shape
+    return rounded
+
+
+def quantize_linears(model: ir.Model, recipes: Mapping[str, Recipe]) -> int:
+    """Quantise the linears that have a recipe; returns how many.
+
+    1. `MatMul(x, W)`, W a float initializer [K, N]
+       -> `MatMul(x, DequantizeLinear(codes [K, N], scales))`: scales [ceil(K / block), N] along
+       axis 0 (the last block of a column may be shorter), [N] along axis 1, or [].
+    2. The same with an input scale -> `MatMul(DequantizeLinear(QuantizeLinear(x)), ...)`; the
+       projections of one x share its codes.
+    3. A weight that is computed, or that another node reads too: declined.
+    """
+    rounded: dict[tuple[ir.Value, float], ir.Value] = {}
     count = 0
-    for node in list(graph):
+    for node in list(model.graph):
         if node.op_type != "MatMul":
             continue
         weight = operand(node, 1)
         tensor = weight.const_value
+        recipe = recipes.get(weight.name or "")
+        if recipe is None or tensor is None or not is_weight(weight) or len(weight.uses()) != 1:
+            continue
         name = weight.name or ""
-        if not is_weight(weight) or tensor is None or not wanted(name):
-            continue
-        if tensor.dtype != ir.DataType.FLOAT or len(weight.uses()) != 1:
-            continue
-        k, n = dims(tensor.shape)
-        source = QuantizedSource(tensor, bits, block_size, transposed=True)
-        kind, _ = ELEMENT_TYPES[bits]
-        codes = add_lazy(graph, f"{name}.codes", kind, [k, n], partial(_codes, source))
-        scales = add_lazy(
-            graph,
-            f"{name}.scales",
-            ir.DataType.FLOAT,
-            [-(-k // block_size), n],
-            partial(_scales, source),
-        )
-        (float_weight,) = insert_before(
-            node,
-            "DequantizeLinear",
-            [codes, scales],
-            [f"{name}.dequantized"],
-            attributes={"axis": 0, "block_size": block_size},
-        )
+        x = operand(node, 0)
+        if recipe.input_scale is not None:
+            key = (x, recipe.input_scale)
+            if key not in rounded:
+                label = f"{name.removesuffix('.weight')}.input"
+                step = np.float32(recipe.input_scale)
+                rounded[key] = round_value(node, x, step, recipe.dtype, label)
+            x = rounded[key]
+        source = recipe.weight(tensor)
+        dequantized = insert_dequantize(node, name, source, tensor.dtype, transposed=True)
         old = node.outputs[0]
-        (new,) = insert_before(
-            node, "MatMul", [operand(node, 0), float_weight], [f"{old.name}/quantized"]
-        )
+        (new,) = insert_before(node, "MatMul", [x, dequantized], [f"{old.name}/quantized"])
         replace(old, new)
         count += 1
     clear_unused(model)

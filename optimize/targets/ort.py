@@ -6,78 +6,55 @@ from functools import partial
 
 import onnx_ir as ir
 
+from edgellama.optimize.passes.fp8_linears import widen_fp8
+from edgellama.optimize.passes.gather_quantized import fuse_gather_quantized
 from edgellama.optimize.passes.gqa import fuse_gqa
-from edgellama.optimize.passes.half_storage import store_half
+from edgellama.optimize.passes.integer_linears import fuse_integer_linears
 from edgellama.optimize.passes.matmul_nbits import fuse_matmul_nbits
 from edgellama.optimize.passes.pack_qkv import pack_qkv
 from edgellama.optimize.passes.pad_heads import MULTIPLE, pad_heads
-from edgellama.optimize.passes.quantize_linears import quantize_linears
-from edgellama.optimize.passes.quantize_tables import TABLE, quantize_tables
 from edgellama.optimize.passes.rms_norm import fuse_rms_norm
 from edgellama.optimize.passes.rotary import fuse_rotary
 from edgellama.optimize.passes.select_logits import select_logits
 from edgellama.optimize.passes.skip_rms_norm import fuse_skip_rms_norm
 from edgellama.optimize.pipeline import PassStep
+from edgellama.optimize.recipes import ROUNDED_TYPES
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Precision
 
-HEAD = "lm_head.weight"
-QUANTIZED_BITS = {"int8": 8, "int4_rtn": 4}
 # qkv (packed from three), o, gate, up, down
 LINEARS_A_LAYER = 5
-
-
-def _is_table(name: str) -> bool:
-    return name in (HEAD, TABLE)
-
-
-def _is_layer(name: str) -> bool:
-    return name.startswith("model.layers.")
+# Weights of block scales, which MatMulNBits computes with.
+_BLOCK_PRECISIONS = (*ROUNDED_TYPES, "int4_awq")
 
 
 def _weight_steps(model: ModelConfig, precision: Precision) -> list[PassStep]:
-    """Return the steps that bring the layers' linears to their precision."""
+    """Return the steps that turn quantised weights into the runtime's own operators."""
+    steps = []
     linears = LINEARS_A_LAYER * model.num_layers
-    if precision.weights in QUANTIZED_BITS:
-        bits = QUANTIZED_BITS[precision.weights]
-        run = partial(
-            quantize_linears,
-            bits=bits,
-            block_size=precision.block_size,
-            wanted=_is_layer,
-        )
-        return [PassStep("quantize_linears", run, linears)]
-    if precision.weights == "fp16":
-        half = partial(store_half, wanted=_is_layer)
-        return [PassStep("half_storage", half, linears)]
-    return []
-
-
-def _table_steps(model: ModelConfig, precision: Precision) -> list[PassStep]:
-    """Return the steps that bring embedding and head to their precision."""
     tied = model.tie_word_embeddings
-    if precision.embedding in QUANTIZED_BITS:
-        bits, block = QUANTIZED_BITS[precision.embedding], precision.block_size
-        tables = partial(quantize_tables, bits=bits, block_size=block)
-        steps = [PassStep("quantize_tables", tables, 2 if tied else 1)]
-        if not tied:
-            head = partial(
-                quantize_linears, bits=bits, block_size=block, wanted=lambda name: name == HEAD
-            )
-            steps.append(PassStep("quantize_head", head, 1))
-        return steps
-    if precision.embedding == "fp16":
-        return [PassStep("half_tables", partial(store_half, wanted=_is_table), 1 if tied else 2)]
-    return []
+    if precision.embedding in ROUNDED_TYPES:
+        steps.append(PassStep("gather_quantized", fuse_gather_quantized, 2 if tied else 1))
+    blocks = linears if precision.weights in _BLOCK_PRECISIONS else 0
+    if precision.embedding in ROUNDED_TYPES and not tied:
+        blocks += 1  # the head
+    if blocks:
+        steps.append(PassStep("matmul_nbits", fuse_matmul_nbits, blocks))
+    if precision.weights == "fp8":
+        steps.append(PassStep("widen_fp8", widen_fp8, linears))
+    if precision.weights == "int8_sq":
+        steps.append(PassStep("integer_linears", fuse_integer_linears, linears))
+    return steps
 
 
 def ort_steps(model: ModelConfig, precision: Precision, capacity: int) -> tuple[PassStep, ...]:
-    """Return the passes that make an engine graph of the portable one, with their counts.
+    """Return the passes that make an engine graph of the quantised portable one, with their counts.
 
-    `capacity` is the number of positions a slot holds, and so the rows of the rotary tables.
+    `precision` is what the portable graph was quantised to. `capacity` is the number of positions a
+    slot holds, and so the rows of the rotary tables.
     """
     layers = model.num_layers
-    steps = [
+    return (
         PassStep("rms_norm", fuse_rms_norm, 2 * layers + 1),
         PassStep("rotary", partial(fuse_rotary, rows=capacity), 2 * layers),
         PassStep("pack_qkv", pack_qkv, layers),
@@ -86,14 +63,7 @@ def ort_steps(model: ModelConfig, precision: Precision, capacity: int) -> tuple[
         PassStep("skip_rms_norm", fuse_skip_rms_norm, 2 * layers),
         PassStep("select_logits", select_logits, 1),
         *_weight_steps(model, precision),
-        *_table_steps(model, precision),
-    ]
-    quantized = LINEARS_A_LAYER * layers if precision.weights in QUANTIZED_BITS else 0
-    if precision.embedding in QUANTIZED_BITS and not model.tie_word_embeddings:
-        quantized += 1
-    if quantized:
-        steps.append(PassStep("matmul_nbits", fuse_matmul_nbits, quantized))
-    return tuple(steps)
+    )
 
 
 def finish_interface(model: ir.Model) -> None:

@@ -23,6 +23,7 @@ from edgellama.optimize.passes.rotary import angle_tables, fuse_rotary
 from edgellama.optimize.passes.skip_rms_norm import fuse_skip_rms_norm
 from edgellama.optimize.pipeline import BuildError, PassStep, run_passes
 from edgellama.optimize.portable_session import PortableSession
+from edgellama.optimize.quantized_graph import quantize_portable
 from edgellama.optimize.targets.ort import ort_steps
 from edgellama.profiles.model import ModelConfig, read_model_config
 from edgellama.profiles.profile import Precision
@@ -117,6 +118,7 @@ def test_every_precision_reaches_its_counts(
     model: ir.Model, config: ModelConfig, weights: str, embedding: str
 ) -> None:
     precision = Precision(weights=weights, embedding=embedding, kv="fp32", block_size=32)
+    quantize_portable(model, config, precision)
     counts = run_passes(model, ort_steps(config, precision, 64))
     assert counts["gqa"] == LAYERS
     kinds = Counter(node.op_type for node in model.graph)
@@ -146,6 +148,7 @@ def test_a_weight_beyond_half_precision_is_refused_by_name() -> None:
     )
     node = ir.node("MatMul", inputs=[x, weight])
     graph = ir.Graph([x], node.outputs, nodes=[node], initializers=[weight], opset_imports={"": 23})
-    assert store_half(ir.Model(graph, ir_version=10), wanted=lambda name: name == "w") == 1
+    model = ir.Model(graph, ir_version=10)
+    assert store_half(model, lambda name: name == "w", ir.DataType.FLOAT16) == 1
     with pytest.raises(BuildError, match=r"weight w exceeds .*1e\+06"):
         graph.initializers["w.half"].const_value.numpy()
