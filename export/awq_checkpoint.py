@@ -23,6 +23,7 @@ from edgellama.export.packed import (
     group_count,
     require_no_bias,
     require_once,
+    subtract_zeros,
     unpack_nibbles,
     whole_number,
 )
@@ -36,7 +37,7 @@ _PLACES = [0, 4, 1, 5, 2, 6, 3, 7]
 def unpack_outputs(packed: npt.NDArray[np.int32]) -> npt.NDArray[np.uint8]:
     """Unpack int32 [rows, N / 8] to codes 0..15 [rows, N] in the order of the outputs."""
     nibbles = unpack_nibbles(packed).reshape(*packed.shape, 8)
-    return nibbles[..., _PLACES].reshape(len(packed), -1)
+    return nibbles[..., _PLACES].reshape(len(packed), 8 * packed.shape[1])
 
 
 class AwqLinears:
@@ -50,7 +51,7 @@ class AwqLinears:
         self, tensors: PackedTensors, model: ModelConfig, settings: Mapping[str, Any], where: str
     ) -> None:
         self._tensors = tensors
-        version = str(settings.get("version", settings.get("format", "gemm"))).lower()
+        version = str(settings.get("version") or settings.get("format") or "gemm").lower()
         if settings.get("backend") == "llm-awq":
             version = "llm-awq"
         if version != "gemm":
@@ -100,6 +101,5 @@ class AwqLinears:
         codes = np.ascontiguousarray(unpack_outputs(packed)[:, keep].T).view(np.int8)
         zeros = unpack_outputs(tensors.whole(f"{module}.qzeros")[:, first:last])[:, keep].T
         scales = np.ascontiguousarray(tensors.floats(f"{module}.scales")[:, start:stop].T)
-        groups = codes.reshape(len(codes), scales.shape[1], -1)
-        groups -= zeros.view(np.int8)[:, :, None]
+        subtract_zeros(codes, zeros.view(np.int8))
         return blocks_linear(codes, scales, self.block_size)

@@ -24,6 +24,7 @@ from edgellama.export.packed import (
     group_count,
     require_no_bias,
     require_once,
+    subtract_zeros,
     unpack_nibbles,
     whole_number,
 )
@@ -47,7 +48,7 @@ class GptqLinears:
         self._tensors = tensors
         if settings.get("bits") != 4:
             raise ExportError(f"{where}: bits is {settings.get('bits')!r}; supported: 4")
-        layout = str(settings.get("checkpoint_format", settings.get("format", "gptq"))).lower()
+        layout = str(settings.get("checkpoint_format") or settings.get("format") or "gptq").lower()
         if settings.get("is_marlin_format"):
             layout = "marlin"
         if layout not in _ZERO_OFFSETS:
@@ -105,8 +106,7 @@ class GptqLinears:
         if not self._in_order(name):
             order = tensors.whole(f"{module}.g_idx")
             return blocks_linear(codes - zeros[:, order], scales[:, order], 1)
-        groups = codes.reshape(len(codes), scales.shape[1], -1)
-        groups -= zeros[:, :, None]
+        subtract_zeros(codes, zeros)
         return blocks_linear(codes, scales, self.block_size)
 
     def _in_order(self, name: str) -> bool:

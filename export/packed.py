@@ -88,7 +88,7 @@ def unpack_nibbles(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     codes = np.empty((*octets.shape, 2), np.uint8)
     np.bitwise_and(octets, 0x0F, out=codes[..., 0])
     np.right_shift(octets, 4, out=codes[..., 1])
-    return codes.reshape(*octets.shape[:-1], -1)
+    return codes.reshape(*octets.shape[:-1], 2 * octets.shape[-1])
 
 
 def block_size_of(group_size: int, widths: Sequence[int], where: str) -> int:
@@ -118,6 +118,13 @@ def group_count(tensors: PackedTensors, name: str, inputs: int, group_size: int)
             "divide"
         )
     return inputs // group_size
+
+
+def subtract_zeros(codes: npt.NDArray[np.int8], zeros: npt.NDArray[np.int8]) -> None:
+    """Subtract zero points [N, groups] from codes [N, K] in place; groups are in order."""
+    outputs, inputs = codes.shape
+    groups = codes.reshape(outputs, zeros.shape[1], inputs // zeros.shape[1])
+    groups -= zeros[:, :, None]
 
 
 def blocks_linear(

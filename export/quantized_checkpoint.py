@@ -122,7 +122,13 @@ def read_declaration(folder: Path) -> Declaration | None:
         for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
         if (folder / name).is_file()
     ]
-    if "hf_quant_config.json" in found and method in (None, "modelopt"):
+    if len(found) > 1 and config is None:
+        raise ExportError(f"{folder}: {' and '.join(found)} both describe a quantisation; keep one")
+    if "hf_quant_config.json" in found:
+        if method not in (None, "modelopt"):
+            raise ExportError(
+                f"{folder}: hf_quant_config.json is ModelOpt's, but config.json says {method!r}"
+            )
         raw = _read_object(folder / "hf_quant_config.json")
         producer = raw.get("producer")
         if not isinstance(producer, dict) or producer.get("name") != "modelopt":

@@ -37,7 +37,9 @@ class StoredLinear:
     def dequantize(self) -> Floats:
         """Return the weight float32 [N, K] of a plain linear, pre-scale included."""
         weight: Floats = self.codes.astype(np.float32)
-        blocks = weight.reshape(len(weight), self.scales.shape[1], -1)
+        rows, inputs = weight.shape
+        groups = self.scales.shape[1]
+        blocks = weight.reshape(rows, groups, inputs // groups)
         blocks *= self.scales[:, :, None]
         if self.pre_scale is not None:
             weight *= self.pre_scale
