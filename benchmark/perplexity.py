@@ -1,4 +1,4 @@
-"""Perplexity of an engine on a text: each document alone, as a stream.
+"""Perplexity of a model on a text, and how far it is from a reference: a document at a time.
 
 Protocol: split the text, strip each document, put BOS in front of its ids, cut at the capacity of
 a slot; the mean negative log likelihood is over all predicted tokens of all documents.
@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from edgellama.benchmark.language_model import EvaluationError
 from edgellama.runtime.backend import Logits
-from edgellama.runtime.divergence import Divergence, log_softmax
-
-_READ = 1 << 16
+from edgellama.runtime.divergence import Divergence, negative_log_likelihood
 
 
 class Scorer(Protocol):
-    """A backend that returns the logits of every token of a chunk."""
+    """What gives the logits of every token of a chunk."""
 
     @property
     def capacity(self) -> int:
@@ -29,9 +27,6 @@ class Scorer(Protocol):
 
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
         """Feed `tokens` at `start`; returns float32 `[len(tokens), vocab]`."""
-
-    def close(self) -> None:
-        """Free the weights."""
 
 
 class Codec(Protocol):
@@ -44,23 +39,27 @@ class Codec(Protocol):
         """Return the text of ids."""
 
 
-class EvaluationError(ValueError):
-    """A text that cannot be scored."""
-
-
-@dataclass(frozen=True)
 class Reference:
-    """Another engine of the same vocabulary, and what was found against it so far."""
+    """Another model of the same vocabulary, and what was found against it so far.
 
-    scorer: Scorer
-    divergence: Divergence
+    `nll` is the reference's own summed negative log likelihood in nats, on the same tokens.
+    """
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.divergence = Divergence()
+        self.nll = 0.0
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Sums over all documents: `nll` in nats, `tokens` predicted, `bytes` of their text."""
+    """Sums over all documents: `nll` in nats, `tokens` predicted, `bytes` of their text.
+
+    `cut_documents` counts those that were longer than the capacity.
+    """
 
     documents: int
+    cut_documents: int
     tokens: int
     bytes: int
     nll: float
@@ -71,6 +70,11 @@ class Perplexity:
         return math.exp(self.nll / self.tokens)
 
     @property
+    def perplexity_per_byte(self) -> float:
+        """exp of the mean negative log likelihood a byte of text."""
+        return math.exp(self.nll / self.bytes)
+
+    @property
     def bits_per_byte(self) -> float:
         """Negative log likelihood in bits a byte of text; comparable between tokenizers."""
         return self.nll / math.log(2) / self.bytes
@@ -79,38 +83,13 @@ class Perplexity:
         """Return the form for `--json`."""
         return {
             "perplexity": self.perplexity,
+            "perplexity_per_byte": self.perplexity_per_byte,
             "bits_per_byte": self.bits_per_byte,
             "tokens": self.tokens,
             "documents": self.documents,
+            "cut_documents": self.cut_documents,
             "bytes": self.bytes,
         }
-
-
-def documents(path: Path, split: str | None) -> Iterator[tuple[str, int]]:
-    """Yield (stripped document, bytes of the file read so far), holding one document at a time.
-
-    Raises EvaluationError for a text that is not UTF-8 and for an empty separator.
-    """
-    if split == "":
-        raise EvaluationError("the separator of documents is empty; leave it out for one document")
-    done, rest = 0, ""
-    for piece in _pieces(path):
-        done += len(piece.encode())
-        rest += piece
-        if split:
-            *whole, rest = rest.split(split)
-            yield from ((text.strip(), done) for text in whole if text.strip())
-    if rest.strip():
-        yield rest.strip(), done
-
-
-def _pieces(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8") as stream:
-        try:
-            while piece := stream.read(_READ):
-                yield piece
-        except UnicodeDecodeError as error:
-            raise EvaluationError(f"{path} is not UTF-8: {error}") from error
 
 
 def document_nll(
@@ -118,16 +97,18 @@ def document_nll(
 ) -> float:
     """Return the summed negative log likelihood of `ids[1:]` in nats, each given its past.
 
-    With a reference, the divergence of every predicted row from the reference's is counted too.
+    With a reference, its likelihood and the divergence of every predicted row are counted too.
     """
     total = 0.0
     for start in range(0, len(ids) - 1, chunk):
         inputs = ids[start : min(start + chunk, len(ids) - 1)]
-        logits = scorer.run_tokens(0, inputs, start)
-        if reference is not None:
-            reference.divergence.add(reference.scorer.run_tokens(0, inputs, start), logits)
         targets = np.asarray(ids[start + 1 : start + 1 + len(inputs)])
-        total -= float(log_softmax(logits)[np.arange(len(inputs)), targets].sum())
+        logits = scorer.run_tokens(0, inputs, start)
+        total += negative_log_likelihood(logits, targets)
+        if reference is not None:
+            theirs = reference.scorer.run_tokens(0, inputs, start)
+            reference.nll += negative_log_likelihood(theirs, targets)
+            reference.divergence.add(theirs, logits)
     return total
 
 
@@ -139,29 +120,36 @@ def evaluate(
     *,
     chunk: int,
     reference: Reference | None = None,
-) -> Iterator[Perplexity]:
-    """Yield the running result after each document, scoring `chunk` tokens at a time.
+    limit_tokens: int | None = None,
+) -> Iterator[tuple[Perplexity, list[int]]]:
+    """Yield the running result and the document's ids after each document.
 
-    Documents are cut at the smaller capacity of the two where there is a reference.
+    `chunk` tokens are scored at a time. Documents are cut at the smaller capacity of the two where
+    there is a reference, and the last one where `limit_tokens` are predicted in all.
 
     Raises EvaluationError when the model has no BOS id or no token could be predicted.
     """
     if bos_id is None:
         raise EvaluationError("the model has no bos_token_id, which starts every document")
-    result = Perplexity(0, 0, 0, 0.0)
+    result = Perplexity(0, 0, 0, 0, 0.0)
     capacity = scorer.capacity
     if reference is not None:
         capacity = min(capacity, reference.scorer.capacity)
     for text in texts:
         ids = [bos_id, *codec.encode(text, add_special_tokens=False)]
         kept = ids[:capacity]
+        if limit_tokens is not None:
+            kept = kept[: limit_tokens - result.tokens + 1]
         covered = text if len(kept) == len(ids) else codec.decode(kept)
         result = Perplexity(
             documents=result.documents + 1,
+            cut_documents=result.cut_documents + (len(ids) > capacity),
             tokens=result.tokens + len(kept) - 1,
             bytes=result.bytes + len(covered.encode()),
             nll=result.nll + document_nll(scorer, kept, chunk, reference),
         )
-        yield result
+        yield result, kept
+        if result.tokens == limit_tokens:
+            break
     if not result.tokens:
         raise EvaluationError("the text has no document with a token to predict")

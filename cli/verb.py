@@ -7,7 +7,7 @@ as `{"error": {...}}`. Exit codes: 0 done, 1 error, 2 wrong usage.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import click
@@ -67,6 +67,6 @@ def _print_error(failure: Failure) -> None:
     click.echo(json.dumps({"error": failure.as_dict()}, ensure_ascii=False), err=True)
 
 
-def print_json(document: Mapping[str, Any]) -> None:
+def print_json(document: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write the one JSON document of a verb."""
     click.echo(json.dumps(document, indent=2, ensure_ascii=False))

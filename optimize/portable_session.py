@@ -1,51 +1,106 @@
-"""Run a portable graph as it is, to compare engines with it."""
+"""Run a portable graph as it is: what engines are compared with, and what `evaluate` scores."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgellama.optimize.pipeline import BuildError
 from edgellama.profiles.model import ModelConfig
 
 _LOG_ERRORS = 3
+# Types of a cache, numpy's where it has one and else ONNX's number (TensorProto.DataType).
+_CACHE_TYPES: Mapping[str, Any] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(bfloat16)": 16,
+    "tensor(float8e4m3fn)": 17,
+    "tensor(int8)": np.int8,
+}
+_SESSION_KEYS = {
+    # A dequantised linear becomes MatMulNBits, whose default rounds the activations to int8, which
+    # the graph does not say; 1 is float32.
+    "session.qdq_matmulnbits_accuracy_level": "1",
+}
+# One cache after another, `LAYER.key` before `LAYER.value`; values of onnxruntime.
+Past = list[Any]
 
 
 class PortableSession:
-    """The portable float32 graph on ONNX Runtime's CPU, one sequence at a time."""
+    """A portable graph on ONNX Runtime's CPU, computed as the graph says.
 
-    def __init__(self, path: Path, model: ModelConfig) -> None:
+    `threads` None takes all cores. `prepack` copies every weight into the layout of the kernels: it
+    pays for long texts. Raises BuildError when onnxruntime cannot run the graph.
+    """
+
+    def __init__(
+        self, path: Path, model: ModelConfig, *, threads: int | None = None, prepack: bool = False
+    ) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _LOG_ERRORS
-        # Packing would copy every weight for the sake of a few short runs.
-        options.add_session_config_entry("session.disable_prepacking", "1")
-        self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        for key, value in _SESSION_KEYS.items():
+            options.add_session_config_entry(key, value)
+        if not prepack:
+            options.add_session_config_entry("session.disable_prepacking", "1")
+        try:
+            self._session = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors share no other base class
+            raise BuildError(
+                f"{path}: onnxruntime {ort.__version__} cannot run it on a CPU: {error}"
+            ) from error
         self._model = model
+        self._names = [
+            f"{layer}.{kind}" for layer in range(model.num_layers) for kind in ("key", "value")
+        ]
+        types = {node.name: node.type for node in self._session.get_inputs()}
+        self._cache_types = [types[f"past_key_values.{name}"] for name in self._names]
+
+    @property
+    def cache_type(self) -> str:
+        """The type of the cache as ONNX names it, for example `float16`."""
+        name = self._cache_types[0].removeprefix("tensor(").removesuffix(")")
+        return "float32" if name == "float" else name
+
+    def empty_past(self, batch: int = 1) -> Past:
+        """Return the caches of `batch` sequences that have no token yet."""
+        shape = [batch, self._model.num_kv_heads, 0, self._model.head_dim]
+        make = ort.OrtValue.ortvalue_from_shape_and_type
+        return [make(shape, _CACHE_TYPES[kind], "cpu") for kind in self._cache_types]
+
+    def run(
+        self, ids: npt.NDArray[np.int64], start: int, past: Past
+    ) -> tuple[npt.NDArray[np.float32], Past]:
+        """Feed ids `[batch, n]` behind `start` tokens; logits `[batch, n, vocab]` and the cache."""
+        batch, count = ids.shape
+        positions = np.broadcast_to(np.arange(start, start + count, dtype=np.int64), (batch, count))
+        make = ort.OrtValue.ortvalue_from_numpy
+        feed = {
+            "input_ids": make(np.ascontiguousarray(ids)),
+            "position_ids": make(np.ascontiguousarray(positions)),
+        }
+        feed |= {f"past_key_values.{n}": value for n, value in zip(self._names, past, strict=True)}
+        outputs = ["logits", *(f"present.{name}" for name in self._names)]
+        logits, *present = self._session.run_with_ort_values(outputs, feed)
+        return np.asarray(logits.numpy(), np.float32), present
 
     def logits(
         self, tokens: Sequence[int], chunks: Sequence[int] | None = None
     ) -> npt.NDArray[np.float32]:
         """Return logits [len(tokens), vocab]; `chunks` splits the run, carrying the past along."""
-        model = self._model
-        empty = np.zeros((1, model.num_kv_heads, 0, model.head_dim), np.float32)
-        names = [
-            f"{layer}.{kind}" for layer in range(model.num_layers) for kind in ("key", "value")
-        ]
-        past = {f"past_key_values.{name}": empty for name in names}
+        past = self.empty_past()
         rows, start = [], 0
         for count in chunks or [len(tokens)]:
-            feed = {
-                "input_ids": np.array([tokens[start : start + count]], np.int64),
-                "position_ids": np.arange(start, start + count, dtype=np.int64)[None],
-            }
-            outputs = ["logits", *(f"present.{name}" for name in names)]
-            logits, *present = self._session.run(outputs, {**feed, **past})
-            past = {
-                f"past_key_values.{name}": value for name, value in zip(names, present, strict=True)
-            }
+            ids = np.array([tokens[start : start + count]], np.int64)
+            logits, past = self.run(ids, start, past)
             rows.append(logits[0])
             start += count
         return np.concatenate(rows)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellama.benchmark.perplexity import (
-    EvaluationError,
-    Perplexity,
-    document_nll,
-    documents,
-    evaluate,
-)
+from edgellama.benchmark.language_model import EvaluationError
+from edgellama.benchmark.perplexity import Perplexity, Reference, document_nll, evaluate
 
 BOS = 3
 
@@ -41,9 +35,6 @@ class Bigram:
         self.capacity = capacity
         self.length = 0
 
-    def close(self) -> None:
-        self.length = 0
-
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> npt.NDArray[np.float32]:
         assert slot == 0 and start in (0, self.length) and start + len(tokens) <= self.capacity
         self.length = start + len(tokens)
@@ -51,8 +42,8 @@ class Bigram:
             return (np.log(self.table[list(tokens)]) + 7.0).astype(np.float32)
 
 
-def last(steps: Sequence[Perplexity]) -> Perplexity:
-    return steps[-1]
+def last(steps: Sequence[tuple[Perplexity, list[int]]]) -> Perplexity:
+    return steps[-1][0]
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 100])
@@ -68,13 +59,14 @@ def test_all_documents_together() -> None:
     assert (result.documents, result.tokens, result.bytes) == (2, 5, 5)
     assert result.perplexity == pytest.approx(math.exp(nll / 5), rel=1e-6)
     assert result.bits_per_byte == pytest.approx(nll / math.log(2) / 5, rel=1e-6)
+    assert result.perplexity_per_byte == pytest.approx(2**result.bits_per_byte, rel=1e-6)
     assert {"perplexity", "bits_per_byte", "tokens"} <= set(result.as_dict())
 
 
 def test_a_long_document_is_cut_at_the_capacity() -> None:
     """Capacity 3 is BOS and two letters, so two predictions and two bytes."""
     result = last(list(evaluate(Bigram(3), Letters(), BOS, ["abbbbb"], chunk=8)))
-    assert (result.tokens, result.bytes) == (2, 2)
+    assert (result.tokens, result.bytes, result.cut_documents) == (2, 2, 1)
     assert result.nll == pytest.approx(-math.log(0.2 * 0.25), rel=1e-6)
 
 
@@ -85,29 +77,19 @@ def test_what_cannot_be_scored_is_refused() -> None:
         list(evaluate(Bigram(10), Letters(), BOS, [], chunk=8))
 
 
-def test_documents_are_split_and_stripped(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    path.write_text(" one \n<end>\n<end>twö\n<end>three", encoding="utf-8")
-    assert [text for text, _ in documents(path, "<end>")] == ["one", "twö", "three"]
-    assert [text for text, _ in documents(path, None)] == ["one \n<end>\n<end>twö\n<end>three"]
-    (*_, (_, done)) = documents(path, "<end>")
-    assert done == path.stat().st_size
+def test_a_limit_of_tokens_cuts_the_last_document() -> None:
+    """Three predictions in all: two of the first document, one of the second, none of the third."""
+    found = evaluate(Bigram(10), Letters(), BOS, ["ca", "abb", "a"], chunk=8, limit_tokens=3)
+    result = last(list(found))
+    assert (result.documents, result.tokens, result.bytes) == (2, 3, 3)
+    assert result.nll == pytest.approx(-math.log(0.5 * 1.0 * 0.2), rel=1e-6)
 
 
-def test_a_text_of_another_encoding_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    path.write_bytes(b"caf\xe9")
-    with pytest.raises(EvaluationError, match="not UTF-8"):
-        list(documents(path, None))
-
-
-def test_a_separator_across_two_reads_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    for length in range(65530, 65540):
-        path.write_text("x" * length + "<end>" + "y", encoding="utf-8")
-        assert [len(text) for text, _ in documents(path, "<end>")] == [length, 1]
-
-
-def test_an_empty_separator_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="separator"):
-        list(documents(tmp_path, ""))
+def test_the_reference_is_scored_on_the_same_tokens() -> None:
+    """Against itself: the same likelihood, no divergence; and the smaller capacity cuts both."""
+    reference = Reference(Bigram(3))
+    found = evaluate(Bigram(10), Letters(), BOS, ["abbb"], chunk=2, reference=reference)
+    result = last(list(found))
+    assert (result.tokens, result.cut_documents) == (2, 1)
+    assert reference.nll == result.nll
+    assert reference.divergence.as_dict()["kl_max"] == 0.0
