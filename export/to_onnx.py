@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import time
 from collections.abc import Callable
@@ -18,14 +19,19 @@ from edgellama.export.error import ExportError
 from edgellama.export.resolve import source_name
 from edgellama.export.stage import foreign_name, require_disk_space, staged_directory
 from edgellama.export.trace import trace_llama
-from edgellama.export.weights import IR_DTYPES, attach_weights
+from edgellama.export.weights import IR_DTYPES, attach_weights, fold_linears
+from edgellama.profiles.model import ModelConfig, read_model_config
 
 GRAPH_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
 CONFIG_KEY = "edgellama.config"
 SOURCE_KEY = "edgellama.source"
 FINGERPRINT_KEY = "edgellama.fingerprint"
+GRAPH_ONLY_KEY = "edgellama.graph_only"  # "true" where the weights were never written
 Progress = Callable[[str, int, int], None]
+Transform = Callable[[ir.Model], None]
+_ALIGNMENT = 4096  # bytes; a weight can then be mapped on its own
+_GRAPH_BYTES = 64 << 20  # room for the graph, the tokenizer and the file system itself
 # Files a later stage needs beside the graph: text, chat and stop behaviour.
 SIDE_FILES = (
     "config.json",
@@ -57,20 +63,58 @@ def peak_rss_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def _traced(folder: Path, model: ModelConfig, dtype: str) -> ir.Model:
+    """Return the graph of a checkpoint folder's configuration, its weights without data."""
+    graph = trace_llama(AutoConfig.from_pretrained(folder), dtype)
+    graph.producer_name = "edgellama"
+    graph.metadata_props[SOURCE_KEY] = source_name(folder)
+    graph.metadata_props[CONFIG_KEY] = json.dumps(asdict(model))
+    return graph
+
+
 def portable_model(checkpoint: Checkpoint, dtype: str) -> ir.Model:
     """Return the portable graph of a checkpoint with lazily read weights."""
-    config = AutoConfig.from_pretrained(checkpoint.folder)
-    model = trace_llama(config, dtype)
+    model = _traced(checkpoint.folder, checkpoint.model, dtype)
     attach_weights(model, checkpoint, dtype)
-    model.producer_name = "edgellama"
-    model.metadata_props[SOURCE_KEY] = source_name(checkpoint.folder)
-    model.metadata_props[CONFIG_KEY] = json.dumps(asdict(checkpoint.model))
     model.metadata_props[FINGERPRINT_KEY] = checkpoint.fingerprint()
     return model
 
 
+def portable_graph(folder: Path, dtype: str) -> ir.Model:
+    """Return the portable graph of a folder's `config.json` alone, marked as without weights.
+
+    Its weights refer to a file that is not written, `model.onnx.data`, laid out as an export lays
+    it out: names, types and shapes are there for tools that read graphs, and no runtime loads it.
+    """
+    model = _traced(folder, read_model_config(folder), dtype)
+    dtype_of = IR_DTYPES[dtype][1]
+    offset = 0
+    for name in fold_linears(model):
+        value = model.graph.initializers[name]
+        assert value.shape is not None, name  # a parameter's shape is known
+        shape = ir.Shape(value.shape.numpy())
+        length = math.prod(shape.numpy()) * dtype_of.bitwidth // 8
+        value.const_value = ir.ExternalTensor(
+            DATA_NAME, offset, length, dtype_of, shape=shape, name=name, base_dir=folder
+        )
+        offset += _aligned(length)
+    model.metadata_props[GRAPH_ONLY_KEY] = "true"
+    return model
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNMENT) * _ALIGNMENT
+
+
+def _data_bytes(model: ir.Model) -> int:
+    """Return at most how many bytes of weights are to be written."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    written = [t for t in tensors if t is not None and not isinstance(t, ir.ExternalTensor)]
+    return sum(_aligned(tensor.nbytes) for tensor in written)
+
+
 def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str) -> None:
-    """Write a graph and its external data, one tensor in memory at a time.
+    """Write a graph and its external data, one part of a tensor in memory at a time.
 
     Raises what a weight's reader raises (ExportError for NaN, for example), not its wrappings.
     """
@@ -80,7 +124,7 @@ def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str
             progress(what, info.index + 1, info.total)
 
     try:
-        ir.save(model, path, external_data=f"{path.name}.data", callback=step, alignment=4096)
+        ir.save(model, path, external_data=f"{path.name}.data", callback=step, alignment=_ALIGNMENT)
     except ir.serde.SerdeError as error:
         cause: BaseException = error
         while cause.__cause__ is not None:
@@ -99,26 +143,40 @@ def _require_replaceable(out: Path) -> None:
 
 
 def export_portable(
-    folder: Path, out: Path, *, dtype: str = "float32", progress: Progress | None = None
+    folder: Path,
+    out: Path,
+    *,
+    dtype: str = "float32",
+    progress: Progress | None = None,
+    graph_only: bool = False,
+    transform: Transform | None = None,
 ) -> ExportReport:
     """Export a checkpoint folder to `out/model.onnx` with external data and the tokenizer's files.
 
-    `progress` receives (stage, done, total). Raises ExportError or UnsupportedModelError before
-    any long work, OSError when the disk is too small; `out` is replaced only when all is written.
+    `progress` receives (stage, done, total). `transform` changes the graph before any weight is
+    read, to quantise it for example. `graph_only` needs `config.json` alone and writes the graph
+    without weights, see `portable_graph`.
+    Raises ExportError or UnsupportedModelError before any long work, OSError when the disk is too
+    small; `out` is replaced only when all is written.
     """
     started = time.monotonic()
     if dtype not in IR_DTYPES:
         raise ExportError(f"dtype is {dtype!r}; supported: {', '.join(IR_DTYPES)}")
+    if graph_only and transform is not None:
+        raise ExportError("graph_only is set, so there are no weights to quantise; leave one out")
     _require_replaceable(out)
-    checkpoint = open_checkpoint(folder)
-    width = IR_DTYPES[dtype][1].itemsize
-    needed = int(checkpoint.model.num_parameters * width * 1.01) + (64 << 20)
-    require_disk_space(out, needed, "the portable model")
+    checkpoint = None if graph_only else open_checkpoint(folder)
     if progress is not None:
         progress("trace", 0, 1)
-    model = portable_model(checkpoint, dtype)
+    model = portable_model(checkpoint, dtype) if checkpoint else portable_graph(folder, dtype)
+    if transform is not None:
+        transform(model)
+    require_disk_space(out, _data_bytes(model) + _GRAPH_BYTES, "the portable model")
     with staged_directory(out) as staging:
-        save_model(model, staging / GRAPH_NAME, progress, "write weights")
+        if graph_only:
+            ir.save(model, staging / GRAPH_NAME)
+        else:
+            save_model(model, staging / GRAPH_NAME, progress, "write weights")
         for name in SIDE_FILES:
             source = folder / name
             if source.is_file():
