@@ -7,31 +7,44 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from dataclasses import asdict
+from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.export.checkpoint import open_checkpoint
-from edgellama.export.reference import Variant, as_stored, reference_logits
+from edgellama.calibration.check_scales import check_scales
+from edgellama.calibration.scale_files import load_scales, read_record
+from edgellama.export.checkpoint import Checkpoint
+from edgellama.export.reference import OnLogits, Variant, as_stored, reference_logits
 from edgellama.export.resolve import source_name
 from edgellama.export.stage import require_disk_space
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
     FINGERPRINT_KEY,
     GRAPH_NAME,
+    GRAPH_ONLY_KEY,
     SOURCE_KEY,
     portable_model,
+    save_model,
 )
-from edgellama.optimize.passes.match import dims
-from edgellama.optimize.passes.quantize_tables import TABLE
 from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.portable_session import PortableSession
+from edgellama.optimize.quantization import (
+    PRECISION_KEY,
+    Given,
+    Quantization,
+    is_float32,
+    quantization_of,
+)
+from edgellama.optimize.stored_weights import StoredWeights
 from edgellama.profiles.model import ModelConfig, RopeScaling
+from edgellama.profiles.profile import Profile
+from edgellama.runtime.text import TextCodec
 
 Logits = npt.NDArray[np.float32]
 OnLayer = Callable[[int, int], None]
+Progress = Callable[[str, int, int], None]
 
 
 class Source(Protocol):
@@ -48,33 +61,60 @@ class Source(Protocol):
         """Return the portable float32 graph; its weights are read when they are written."""
 
     def reference(
-        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, variants: Sequence[Variant]
+        self,
+        sequences: Sequence[Sequence[int]],
+        on_layer: OnLayer,
+        variants: Sequence[Variant],
+        streamed: Sequence[Sequence[int]] = (),
+        on_logits: OnLogits | None = None,
     ) -> list[list[Logits]]:
-        """Return logits [length, vocab] of the float32 model, per variant and sequence."""
+        """Return logits [length, vocab] of the float32 model, per variant and sequence.
+
+        The `streamed` sequences take part as the first variant only: `on_logits(index, logits)`
+        gets theirs one after the other, and they are not kept.
+        """
 
 
 class CheckpointSource:
-    """A Hugging Face checkpoint folder; the reference is transformers itself."""
+    """A Hugging Face checkpoint; the reference is transformers itself."""
 
-    def __init__(self, folder: Path) -> None:
-        self._checkpoint = open_checkpoint(folder)
-        self.folder = folder
-        self.name = source_name(folder)
-        self.model = self._checkpoint.model
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.folder = checkpoint.folder
+        self.name = source_name(checkpoint.folder)
+        self.model = checkpoint.model
 
     def fingerprint(self) -> str:
         """Return the checkpoint's digest."""
         return self._checkpoint.fingerprint()
 
-    def graph(self) -> ir.Model:
-        """Trace the model."""
-        return portable_model(self._checkpoint, "float32")
+    def quantization(
+        self,
+        codec: TextCodec | None,
+        profile: Profile,
+        given: Given,
+        folder: Path,
+        progress: Progress | None,
+    ) -> Quantization:
+        """Return the checkpoint's own codes, the given scales, or new ones."""
+        return quantization_of(self._checkpoint, codec, profile, given, folder, progress)
+
+    def graph(self, quantization: Quantization) -> ir.Model:
+        """Trace the model and quantise it."""
+        graph = portable_model(self._checkpoint, "float32")
+        quantization.apply(graph, self.model)
+        return graph
 
     def reference(
-        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, variants: Sequence[Variant]
-    ) -> list[list[Logits]]:
+        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, quantization: Quantization
+    ) -> tuple[list[Logits], list[Logits]]:
         """Run transformers' layers in float32, one in memory at a time."""
-        return reference_logits(self._checkpoint, sequences, on_layer, variants)
+        rounded = StoredWeights(
+            self.model, quantization.precision, quantization.scales, quantization.stored
+        )
+        variants: list[Variant] = [as_stored] if rounded.is_exact else [as_stored, rounded]
+        logits = reference_logits(self._checkpoint, sequences, on_layer, variants)
+        return logits[0], logits[-1]
 
 
 class PortableSource:
@@ -89,6 +129,11 @@ class PortableSource:
             )
         model = self._load()
         metadata = model.metadata_props
+        if GRAPH_ONLY_KEY in metadata:
+            raise BuildError(
+                f"{folder}: a graph without weights (edgellama.graph_only); export the model "
+                "again, without --graph-only"
+            )
         for key in (CONFIG_KEY, SOURCE_KEY, FINGERPRINT_KEY):
             if key not in metadata:
                 raise BuildError(
@@ -102,6 +147,9 @@ class PortableSource:
         self.model = ModelConfig(**raw)
         self.name = metadata[SOURCE_KEY]
         self._origin = metadata[FINGERPRINT_KEY]
+        self._precision: dict[str, Any] | None = None
+        if PRECISION_KEY in metadata:
+            self._precision = json.loads(metadata[PRECISION_KEY])
 
     def fingerprint(self) -> str:
         """Return a digest of the graph, its data's size and time, and the checkpoint's digest."""
@@ -111,7 +159,47 @@ class PortableSource:
             digest.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
         return digest.hexdigest()
 
-    def graph(self) -> ir.Model:
+    def quantization(
+        self,
+        codec: TextCodec | None,
+        profile: Profile,
+        given: Given,
+        folder: Path,
+        progress: Progress | None,
+    ) -> Quantization:
+        """Return the given scales, or nothing for a model that is quantised already.
+
+        Raises BuildError where the profile asks for another precision than the model has, or for
+        scales, which are measured on the checkpoint.
+        """
+        precision = profile.precision
+        if self._precision is not None:
+            for key, value in asdict(precision).items():
+                if self._precision[key] != value:
+                    raise BuildError(
+                        f"{self.folder} was exported with precision.{key} {self._precision[key]!r}, "
+                        f"the profile has {value!r}; export again with the profile's, or choose "
+                        "a profile with the model's"
+                    )
+            if given.scales is not None:
+                raise BuildError(
+                    f"--scales {given.scales} is given, but {self.folder} is quantised already; "
+                    "leave it out"
+                )
+            return Quantization(precision)
+        if not precision.is_calibrated:
+            return Quantization(precision)
+        if given.scales is None:
+            raise BuildError(
+                f"profile {profile.name}: weights {precision.weights} with cache {precision.kv} "
+                f"need calibrated scales, which are measured on the checkpoint: use `edgellama "
+                "build`, `edgellama export --precision`, or give --scales"
+            )
+        scales = load_scales(given.scales)
+        check_scales(scales, self.model, precision)
+        return Quantization(precision, scales, record={"scales": read_record(given.scales)})
+
+    def graph(self, quantization: Quantization) -> ir.Model:
         """Read the graph; the weights stay in the memory-mapped file until they are written."""
         model = self._load()
         past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
@@ -120,23 +208,30 @@ class PortableSource:
                 f"{self._path} was exported as {past.dtype}; target ort on a CPU computes in "
                 "float32, export with --dtype float32"
             )
+        if self._precision is None:
+            quantization.apply(model, self.model)
         return model
 
     def reference(
-        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, variants: Sequence[Variant]
-    ) -> list[list[Logits]]:
-        """Run the portable graph itself; another variant as a temporary copy."""
-        results = []
-        for index, variant in enumerate(variants):
-            with tempfile.TemporaryDirectory() as folder:
-                path = self._path
-                if variant is not as_stored:
-                    path = Path(folder) / GRAPH_NAME
-                    self._write_variant(path, variant)
-                session = PortableSession(path, self.model)
-                results.append([session.logits(sequence) for sequence in sequences])
-            on_layer(index + 1, len(variants))
-        return results
+        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, quantization: Quantization
+    ) -> tuple[list[Logits], list[Logits]]:
+        """Run the portable graph itself, and a quantised copy where it is a float one."""
+        rounds = self._precision is None and not is_float32(quantization.precision)
+        total = 2 if rounds else 1
+        original = self._logits(self._path, sequences)
+        on_layer(1, total)
+        if not rounds:
+            return original, original
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / GRAPH_NAME
+            self._write_quantized(path, quantization)
+            rounded = self._logits(path, sequences)
+        on_layer(2, total)
+        return original, rounded
+
+    def _logits(self, path: Path, sequences: Sequence[Sequence[int]]) -> list[Logits]:
+        session = PortableSession(path, self.model)
+        return [session.logits(sequence) for sequence in sequences]
 
     def _load(self) -> ir.Model:
         try:
@@ -160,32 +255,8 @@ class PortableSource:
                     f"{data} has {size} bytes, but {name} ends at its byte {end}; export again"
                 )
 
-    def _write_variant(self, path: Path, variant: Variant) -> None:
-        """Write the graph with every matrix replaced by what `variant` makes of it."""
+    def _write_quantized(self, path: Path, quantization: Quantization) -> None:
+        """Write the quantised portable model, as `edgellama export --precision` would."""
         needed = sum(file.stat().st_size for file in self.folder.glob(f"{GRAPH_NAME}*"))
         require_disk_space(path.parent, needed, "the rounded model, in TMPDIR for verify,")
-        model = self.graph()
-        for name, value in model.graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None or len(tensor.shape) != 2 or not name.endswith(".weight"):
-                continue
-            value.const_value = ir.LazyTensor(
-                _varied(tensor, name, variant),
-                dtype=tensor.dtype,
-                shape=ir.Shape(dims(tensor.shape)),
-                name=name,
-            )
-        ir.save(model, path, external_data=f"{path.name}.data")
-
-
-def _varied(
-    tensor: ir.TensorProtocol, name: str, variant: Variant
-) -> Callable[[], ir.TensorProtocol]:
-    def read() -> ir.TensorProtocol:
-        weight = tensor.numpy()
-        if name != TABLE:  # linears are stored [K, N]
-            weight = np.ascontiguousarray(weight.T)
-        varied = variant(name, weight)
-        return ir.Tensor(varied if name == TABLE else np.ascontiguousarray(varied.T), name=name)
-
-    return read
+        save_model(self.graph(quantization), path, None, "")
