@@ -11,8 +11,8 @@ from edgellama.profiles.profile import KV_GRANULARITIES
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
 # What serving meets beyond the calibration text, by precision: values up to this factor are not
-# clipped. A finer int8 step is lost to every value, a wider fp8 range to the subnormal ones alone.
-HEADROOM = {"int8": 1.05, "fp8": 1.05}
+# clipped. Every value pays for it with a wider step in int8; in fp8 only the subnormal ones do.
+HEADROOM = {"int8": 1.05, "fp8": 2.0}
 # A channel below this is 0 to attention; the step of any range decodes it to 0 all the same.
 _NOTHING = 1e-30
 _ROWS = 2048  # tokens looked at together: bounds the float64 work space
@@ -70,7 +70,8 @@ def _largest_cosine(begin: Doubles, arc: Doubles) -> Doubles:
 
 def value_range(values: Floats) -> Doubles:
     """Return the largest magnitude [kv_heads, head_dim] of values [tokens, kv_heads, head_dim]."""
-    return np.abs(values).max(axis=0).astype(np.float64)
+    largest: Doubles = np.abs(values).max(axis=0).astype(np.float64)
+    return largest
 
 
 class CacheRange:
