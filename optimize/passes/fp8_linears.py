@@ -15,6 +15,7 @@ from edgellama.optimize.quantized_weight import QuantizedWeight
 from edgellama.optimize.weight_tensors import whole_scales
 
 _FP8 = ir.DataType.FLOAT8E4M3FN
+_TO_FLOAT = {"to": ir.DataType.FLOAT.value}
 
 
 def _product_scale(weight: QuantizedWeight, step: np.float32) -> Floats:
@@ -22,18 +23,31 @@ def _product_scale(weight: QuantizedWeight, step: np.float32) -> Floats:
     return scales[0].reshape(()) if weight.layout.per_tensor else scales
 
 
+def _codes_as_floats(anchor: ir.Node, quantize: ir.Node) -> ir.Value:
+    """Insert `Cast(Cast(x / step, fp8))` before `anchor`.
+
+    Not `QuantizeLinear`: ONNX Runtime moves one up through reshapes and slices, which have no fp8.
+    """
+    name = quantize.outputs[0].name
+    divided = insert_before(anchor, "Div", quantize.inputs[:2], [f"{name}.unit"])
+    to_fp8 = {"to": _FP8.value, "saturate": 1}
+    coded = insert_before(anchor, "Cast", divided, [f"{name}.fp8"], attributes=to_fp8)
+    (wide,) = insert_before(anchor, "Cast", coded, [f"{name}.wide"], attributes=_TO_FLOAT)
+    return wide
+
+
 def widen_fp8(model: ir.Model) -> int:
     """Rewrite fp8 linears; returns how many.
 
-    1. `MatMul(DequantizeLinear(xq), DequantizeLinear(W8 [K, N]))` with a scale of the whole weight
-       or of each output -> `Mul(MatMul(Cast(xq), Cast(W8)), scale of x * scales of W)`. ONNX
-       Runtime widens W8 once, when it loads the engine; `DequantizeLinear` it runs at every step.
+    1. `MatMul(DequantizeLinear(QuantizeLinear(x)), DequantizeLinear(W8 [K, N]))` with a scale of
+       the whole weight or of each output -> `Mul(MatMul(codes of x, Cast(W8)), scale of x * scales
+       of W)`. ONNX Runtime widens W8 once, when it loads the engine; `DequantizeLinear` it would
+       run at every step.
     2. An input that is not fp8: declined.
     """
     graph = model.graph
     count = 0
-    wide_inputs: dict[ir.Value, ir.Value] = {}
-    to_float = {"to": ir.DataType.FLOAT.value}
+    codes: dict[ir.Value, ir.Value] = {}
     for node in list(graph):
         found = linear_weight(node)
         if found is None or found.reader is None or found.data.dtype != _FP8:
@@ -42,11 +56,12 @@ def widen_fp8(model: ir.Model) -> int:
         step = constant(operand(dequantize, 1)) if dequantize is not None else None
         if dequantize is None or step is None:
             continue
-        coded = operand(dequantize, 0)
-        if coded not in wide_inputs:
-            (wide_inputs[coded],) = insert_before(
-                node, "Cast", [coded], [f"{coded.name}.wide"], attributes=to_float
-            )
+        quantize = producer(operand(dequantize, 0), "QuantizeLinear")
+        if quantize is None:
+            continue
+        coded = quantize.outputs[0]
+        if coded not in codes:
+            codes[coded] = _codes_as_floats(node, quantize)
         weight = read_quantized(found.reader)
         shape = [] if weight.layout.per_tensor else [weight.layout.outputs]
         scale = add_lazy(
@@ -57,12 +72,10 @@ def widen_fp8(model: ir.Model) -> int:
             partial(_product_scale, weight, np.float32(step.item())),
         )
         (wide,) = insert_before(
-            node, "Cast", [found.data], [f"{found.name}.wide"], attributes=to_float
+            node, "Cast", [found.data], [f"{found.name}.wide"], attributes=_TO_FLOAT
         )
         old = node.outputs[0]
-        (product,) = insert_before(
-            node, "MatMul", [wide_inputs[coded], wide], [f"{old.name}/product"]
-        )
+        (product,) = insert_before(node, "MatMul", [codes[coded], wide], [f"{old.name}/product"])
         (new,) = insert_before(node, "Mul", [product, scale], [f"{old.name}/fp8"])
         replace(old, new)
         count += 1

@@ -57,7 +57,7 @@ def _join(anchor: ir.Node, parts: Sequence[LinearWeight], name: str) -> ir.Value
         half = add_initializer(graph, f"{name}{HALF}", _join_floats(data, f"{name}{HALF}"))
         to = {"to": reader.attributes["to"].as_int()}
         (wide,) = insert_before(anchor, "Cast", [half], [f"{name}.wide"], attributes=to)
-        wide.shape = half.shape
+        wide.type, wide.shape = ir.TensorType(ir.DataType(to["to"])), half.shape
         return wide
     weights = [read_quantized(part.reader) for part in parts if part.reader is not None]
     dtype = operand(reader, 1).dtype
