@@ -2,8 +2,9 @@
 
 Layout: `qweight` int32 [K / 8, N], eight consecutive inputs an integer from its lowest bits;
 `qzeros` int32 [groups, N / 8], likewise over outputs; `scales` float [groups, N]; `g_idx` int32
-[K], the group of each input. W[n, k] = (code - zero) * scale, code in 0..15. `checkpoint_format`
-`gptq` stores zero - 1, `gptq_v2` the zero itself. Zero points of 8 are symmetric.
+[K], the group of each input, which some tools leave out without `desc_act`. W[n, k] = (code -
+zero) * scale, code in 0..15. `checkpoint_format` `gptq` stores zero - 1, `gptq_v2` the zero
+itself. Zero points of 8 are symmetric.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class GptqLinears:
                 f"{where}: checkpoint_format is {layout!r}; supported: {', '.join(_ZERO_OFFSETS)}"
             )
         self._offset = _ZERO_OFFSETS[layout]
+        self._may_be_reordered = settings.get("desc_act", False) is not False
         packing = settings.get("pack_dtype") or "int32"
         if packing != "int32":
             raise ExportError(f"{where}: pack_dtype is {packing!r}; supported: 'int32'")
@@ -84,7 +86,8 @@ class GptqLinears:
         tensors.claim(f"{module}.qweight", [(inputs // 8, outputs)], ["I32"])
         tensors.claim(f"{module}.qzeros", [(groups, outputs // 8)], ["I32"])
         tensors.claim(f"{module}.scales", [(groups, outputs)], FLOAT_NAMES)
-        tensors.claim(f"{module}.g_idx", [(inputs,)], ["I32"])
+        if self._may_be_reordered or f"{module}.g_idx" in tensors:
+            tensors.claim(f"{module}.g_idx", [(inputs,)], ["I32"])
         require_no_bias(tensors, module, outputs)
         return True
 
@@ -112,6 +115,8 @@ class GptqLinears:
     def _in_order(self, name: str) -> bool:
         """Return whether input k belongs to group k / group_size."""
         full = f"{name.removesuffix('.weight')}.g_idx"
+        if full not in self._tensors:
+            return True
         order = self._tensors.whole(full)
         groups = group_count(self._tensors, name, len(order), self._group_size)
         if order.min() < 0 or order.max() >= groups:

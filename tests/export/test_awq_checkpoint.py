@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 
 pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
 
 import torch
 import transformers
@@ -24,6 +25,8 @@ from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.error import ExportError
 from edgellama.export.packed import PackedTensors, group_count
 from edgellama.export.reference import reference_logits
+from edgellama.export.to_onnx import export_portable
+from edgellama.optimize.portable_session import PortableSession
 
 GROUP = 32
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -156,6 +159,17 @@ def test_the_reference_is_the_dequantised_model(folder: Path) -> None:
     with torch.no_grad():
         wanted = model(torch.tensor([ids])).logits[0].numpy()
     ((logits,),) = reference_logits(open_checkpoint(folder), [ids])
+    np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_its_export_is_the_dequantised_model(folder: Path, tmp_path: Path) -> None:
+    quantize(folder, lambda module: None if module == DOWN_PROJ else 8)
+    export_portable(folder, tmp_path / "out")
+    checkpoint = open_checkpoint(folder)
+    session = PortableSession(tmp_path / "out" / "model.onnx", checkpoint.model)
+    ((wanted,),) = reference_logits(checkpoint, [[1, 7, 200, 31, 4]])
+    logits = session.logits([1, 7, 200, 31, 4])
     np.testing.assert_allclose(logits, wanted, rtol=0, atol=1e-4)
 
 

@@ -168,6 +168,23 @@ def test_activation_order_of_static_groups_is_exact(folder: Path) -> None:
     assert set(open_checkpoint(folder, exact=True).stored_linears) == set(weights)
 
 
+@pytest.mark.parametrize("reordered", [False, True])
+def test_group_indices_may_be_left_out_without_activation_order(
+    folder: Path, reordered: bool
+) -> None:
+    weights = quantize(folder, desc_act=reordered)
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(".g_idx")}
+    save_file(kept, folder / "model.safetensors")
+    if reordered:
+        with pytest.raises(ExportError, match=r"q_proj\.g_idx is missing"):
+            open_checkpoint(folder)
+        return
+    checkpoint = open_checkpoint(folder, exact=True)
+    for name, weight in weights.items():
+        assert np.array_equal(checkpoint.read(name).numpy(), weight)
+
+
 def test_zero_0_of_the_first_format_is_refused(folder: Path) -> None:
     quantize(folder, zero=0)
     with pytest.raises(ExportError, match=r"qzeros stores 15, .* format gptq_v2"):
@@ -253,7 +270,7 @@ def test_settings_that_are_not_supported_are_named(
     ("name", "replacement", "message"),
     [
         (f"{Q_PROJ}.qzeros", None, "q_proj.qzeros is missing"),
-        (f"{Q_PROJ}.g_idx", None, "q_proj.g_idx is missing"),
+        (f"{Q_PROJ}.g_idx", torch.zeros(63, dtype=torch.int32), r"g_idx has shape \[63\]"),
         (f"{Q_PROJ}.qweight", torch.zeros(16, 64, dtype=torch.int32), r"\[16, 64\].*\[8, 64\]"),
         (f"{Q_PROJ}.weight", torch.ones(64, 64), "q_proj.weight is stored twice"),
         ("extra.qweight", torch.ones(1), "extra.qweight does not belong"),
