@@ -72,13 +72,67 @@ def test_zero_and_tiny_blocks_stay_finite() -> None:
     np.testing.assert_allclose(quantized.dequantize(), 0, atol=1e-41)
 
 
-def test_rows_quantised_in_parts_equal_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    weight = weights(3, (9, 96))
-    whole = quantize_rows(weight, 4, 32)
-    monkeypatch.setattr("edgellama.optimize.quantize._ROWS_AT_ONCE", 200)
-    parts = quantize_rows(weight, 4, 32)
-    np.testing.assert_array_equal(whole.codes, parts.codes)
-    np.testing.assert_array_equal(whole.scales, parts.scales)
+def plainly(weight: np.ndarray, bits: int, block: int) -> tuple[np.ndarray, np.ndarray]:
+    """The definition: of a block's scales the one of the smallest squared error, in float32."""
+    rows, width = weight.shape
+    blocks = -(-width // block)
+    padded = np.zeros((rows, blocks * block), np.float32)
+    padded[:, :width] = weight
+    parts = padded.reshape(-1, block)
+    low, high, divisors = (-8, 7, (7.0, 7.5, 8.0)) if bits == 4 else (-128, 127, (127.0,))
+    codes, scales = np.zeros(parts.shape, np.int8), np.zeros(len(parts), np.float32)
+    for index, part in enumerate(parts):
+        best = np.float32(np.inf)
+        for divisor in divisors:
+            scale = np.float32(np.abs(part).max() / np.float32(divisor))
+            if scale < np.finfo(np.float32).tiny:
+                scale = np.float32(1)
+            trial = np.clip(np.rint(part / scale), low, high)
+            with np.errstate(over="ignore"):
+                error = np.square(trial * scale - part).sum()
+            if error < best or divisor == divisors[0]:
+                codes[index], scales[index], best = trial.astype(np.int8), scale, error
+    return codes.reshape(rows, -1), scales.reshape(rows, -1)
+
+
+def ties(seed: int, shape: tuple[int, int]) -> np.ndarray:
+    """Halves and eighths of a power of two: quotients on the edge between two codes."""
+    eighths = np.random.default_rng(seed).integers(-64, 65, shape)
+    return (eighths * np.float32(0.125)).astype(np.float32)
+
+
+KINDS = {
+    "normal": weights,
+    "ties": ties,
+    "zero": lambda seed, shape: np.zeros(shape, np.float32),
+    "huge": lambda seed, shape: weights(seed, shape) * np.float32(1e37),
+    "subnormal": lambda seed, shape: weights(seed, shape) * np.float32(1e-38),
+    "sparse": lambda seed, shape: weights(seed, shape) * (weights(seed + 1, shape) > 1.8),
+    "small beside large": lambda seed, shape: weights(seed, shape) ** 15,
+}
+
+
+@given(
+    st.sampled_from(list(KINDS)),
+    st.integers(0, 2**31),
+    SHAPES,
+    st.sampled_from([16, 32, 128, 256]),
+    st.sampled_from([4, 8]),
+    st.sampled_from([1, 300, 1 << 16]),
+)
+def test_every_bit_is_that_of_the_definition(
+    kind: str, seed: int, shape: tuple[int, int], block: int, bits: int, at_once: int
+) -> None:
+    weight = np.asarray(KINDS[kind](seed, shape), np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgellama.optimize.quantize._ELEMENTS_AT_ONCE", at_once)
+        ours = quantize_rows(weight, bits, block)
+        sliced = quantize_rows(np.asfortranarray(weight), bits, block)
+    codes, scales = plainly(weight, bits, block)
+    np.testing.assert_array_equal(ours.codes, codes)
+    np.testing.assert_array_equal(ours.scales, scales)
+    np.testing.assert_array_equal(sliced.codes, codes)
+    np.testing.assert_array_equal(sliced.scales, scales)
 
 
 def test_the_low_nibble_holds_the_even_element() -> None:
