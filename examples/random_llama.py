@@ -20,8 +20,10 @@ from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 TINY = Path(__file__).parent / "tiny_llama" / "model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 DEVIATION = 0.02
-# Rows are drawn in blocks of this many elements, which bounds the memory to about 100 MB.
-BLOCK = 1 << 24
+# Numbers are drawn once, this many; a weight is pieces of them from random places, half of them
+# negated. The memory stays at 200 MB, and a large model takes as long as its bytes take to write.
+POOL = 1 << 24
+PIECE = 1 << 20
 
 DTYPES: dict[str, tuple[torch.dtype, str]] = {
     "bfloat16": (torch.bfloat16, "BF16"),
@@ -32,7 +34,7 @@ DTYPES: dict[str, tuple[torch.dtype, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Hold the dimensions in which the Llama 3 models differ."""
+    """Hold the dimensions in which the Llama 3 models differ, and the published files' number."""
 
     hidden: int
     layers: int
@@ -43,15 +45,16 @@ class Size:
     vocab: int
     tied: bool
     rope_factor: float
+    shards: int
     context: int = 131072
 
 
 SIZES: dict[str, Size] = {
-    "tiny": Size(128, 2, 4, 1, 32, 256, 2048, True, 32.0, context=512),
-    "1b": Size(2048, 16, 32, 8, 64, 8192, 128256, True, 32.0),
-    "3b": Size(3072, 28, 24, 8, 128, 8192, 128256, True, 32.0),
-    "8b": Size(4096, 32, 32, 8, 128, 14336, 128256, False, 8.0),
-    "70b": Size(8192, 80, 64, 8, 128, 28672, 128256, False, 8.0),
+    "tiny": Size(128, 2, 4, 1, 32, 256, 2048, True, 32.0, 1, context=512),
+    "1b": Size(2048, 16, 32, 8, 64, 8192, 128256, True, 32.0, 1),
+    "3b": Size(3072, 28, 24, 8, 128, 8192, 128256, True, 32.0, 2),
+    "8b": Size(4096, 32, 32, 8, 128, 14336, 128256, False, 8.0, 4),
+    "70b": Size(8192, 80, 64, 8, 128, 28672, 128256, False, 8.0, 30),
 }
 
 
@@ -150,29 +153,37 @@ def header(weights: list[Tensor], dtype: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def blocks(
-    weight: Tensor, dtype: torch.dtype, generator: torch.Generator
+def draw(dtype: torch.dtype, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw the pool of normal numbers; returns it and its negation."""
+    # float32 is drawn faster than bfloat16 and then rounded.
+    drawn = torch.empty(POOL).normal_(0.0, DEVIATION, generator=generator).to(dtype)
+    return drawn, -drawn
+
+
+def pieces(
+    weight: Tensor, pools: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator
 ) -> Iterator[torch.Tensor]:
-    """Yield the values of a weight in flat blocks: ones for a norm, else a normal draw."""
-    for start in range(0, weight.elements, BLOCK):
-        count = min(BLOCK, weight.elements - start)
+    """Yield the values of a weight in flat pieces: ones for a norm, else numbers of the pool."""
+    for start in range(0, weight.elements, PIECE):
+        count = min(PIECE, weight.elements - start)
         if len(weight.shape) == 1:
-            yield torch.ones(count, dtype=dtype)
+            yield torch.ones(count, dtype=pools[0].dtype)
         else:
-            # float32 is drawn faster than bfloat16 and then rounded.
-            drawn = torch.empty(count).normal_(0.0, DEVIATION, generator=generator)
-            yield drawn.to(dtype)
+            drawn = torch.randint(2 * (POOL - PIECE), (1,), generator=generator)
+            place, sign = divmod(int(drawn), 2)
+            yield pools[sign][place : place + count]
 
 
-def write(file: BinaryIO, weights: list[Tensor], dtype: str, generator: torch.Generator,
+def write(file: BinaryIO, weights: list[Tensor], dtype: str,
+          pools: tuple[torch.Tensor, torch.Tensor], generator: torch.Generator,
           progress: Progress) -> None:  # fmt: skip
-    """Write one safetensors file block by block."""
+    """Write one safetensors file piece by piece."""
     file.write(header(weights, dtype))
     task = progress.task_ids[0]
     for weight in weights:
-        for block in blocks(weight, DTYPES[dtype][0], generator):
-            file.write(block.view(torch.uint8).numpy().data)
-            progress.advance(task, block.nbytes)
+        for piece in pieces(weight, pools, generator):
+            file.write(piece.view(torch.uint8).numpy().data)
+            progress.advance(task, piece.nbytes)
 
 
 def check(out: Path, needed: int) -> None:
@@ -198,12 +209,13 @@ def save(folder: Path, size: Size, dtype: str, shards: int, seed: int, console: 
         for number in range(1, len(parts) + 1)
     ]  # fmt: skip
     generator = torch.Generator().manual_seed(seed)
+    pools = draw(DTYPES[dtype][0], generator)
     columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=console) as progress:
         progress.add_task("Writing weights", total=bytes_total)
         for name, part in zip(names, parts, strict=True):
             with (folder / name).open("wb") as file:
-                write(file, part, dtype, generator, progress)
+                write(file, part, dtype, pools, generator, progress)
     contents = {"config.json": config(size, dtype)}
     if len(parts) > 1:
         weight_map = {each.name: name for name, part in zip(names, parts, strict=True)
@@ -223,10 +235,11 @@ def save(folder: Path, size: Size, dtype: str, shards: int, seed: int, console: 
 @click.option("--out", type=click.Path(path_type=Path), required=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--dtype", type=click.Choice(list(DTYPES)), default="bfloat16", show_default=True)
-@click.option("--shards", type=click.IntRange(1, 100), default=1, show_default=True)
+@click.option("--shards", type=click.IntRange(1, 100), show_default="as published")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def main(size: str, out: Path, seed: int, dtype: str, shards: int, as_json: bool) -> None:
+def main(size: str, out: Path, seed: int, dtype: str, shards: int | None, as_json: bool) -> None:
     """Write a Llama checkpoint with random weights."""
+    shards = shards or SIZES[size].shards
     weights = tensors(SIZES[size])
     if shards > len(weights):
         raise click.UsageError(

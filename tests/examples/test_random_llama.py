@@ -41,6 +41,33 @@ def test_transformers_loads_the_checkpoint(tmp_path: Path, shards: int, dtype: s
     assert AutoTokenizer.from_pretrained(out).eos_token == "<|eot_id|>"
 
 
+def test_pieces_fill_a_large_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_llama, "POOL", 5000)
+    monkeypatch.setattr(random_llama, "PIECE", 1000)
+    generator = torch.Generator().manual_seed(3)
+    pools = random_llama.draw(torch.bfloat16, generator)
+    weight = random_llama.Tensor("w", (77, 1001))
+    made = list(random_llama.pieces(weight, pools, generator))
+    values = torch.cat(made).float()
+    assert values.numel() == weight.elements and max(len(piece) for piece in made) == 1000
+    assert bool(torch.isfinite(values).all())
+    assert abs(float(values.std()) - 0.02) < 0.001 and abs(float(values.mean())) < 0.002
+    assert not torch.equal(made[0], made[1])
+
+
+def test_the_files_are_as_many_as_published() -> None:
+    assert {name: size.shards for name, size in random_llama.SIZES.items()} == {
+        "tiny": 1,
+        "1b": 1,
+        "3b": 2,
+        "8b": 4,
+        "70b": 30,
+    }
+    parts = random_llama.split(random_llama.tensors(random_llama.SIZES["8b"]), 4)
+    sizes = [sum(weight.elements for weight in part) for part in parts]
+    assert len(sizes) == 4 and max(sizes) < 1.3 * min(sizes)
+
+
 def test_it_runs_at_the_repository_root(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "examples.random_llama", "--size", "tiny", "--out"]
     done = subprocess.run([*command, str(tmp_path / "m")], cwd=ROOT, capture_output=True, text=True)
