@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
+import json
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -11,14 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.export.to_onnx import GRAPH_NAME
-from edgellama.optimize.engine_files import write_text_files
 from edgellama.optimize.pipeline import BuildError
+from edgellama.optimize.portable import read_codec
 from edgellama.optimize.portable_session import Past, PortableSession
+from edgellama.optimize.quantization import PRECISION_KEY
 from edgellama.optimize.source import PortableSource
-from edgellama.runtime.text import TextCodec
 
 Logits = npt.NDArray[np.float32]
 OnAnswer = Callable[[int, int], None]
+_FLOATS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 _BATCH = 16
 _CHUNK = 128
 _LOGITS_AT_ONCE = 1 << 25
@@ -35,9 +36,9 @@ class PortableModel:
 
     def __init__(self, folder: Path, source: PortableSource, session: PortableSession) -> None:
         self.name = str(folder)
-        self.precision = f"portable, cache {session.cache_type}"
+        self.precision = _precision(session)
         self.size_bytes = sum(file.stat().st_size for file in folder.glob(f"{GRAPH_NAME}*"))
-        self.codec = _codec(folder)
+        self.codec = read_codec(folder)
         self.vocab_size = source.model.vocab_size
         self.capacity = source.model.max_position_embeddings
         self._session = session
@@ -134,8 +135,12 @@ def _groups(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
             yield indices[start : start + _BATCH]
 
 
-def _codec(folder: Path) -> TextCodec:
-    """Read the tokenizer and the generation settings as an engine would have them."""
-    with tempfile.TemporaryDirectory() as staging:
-        write_text_files(folder, Path(staging))
-        return TextCodec.load(Path(staging))
+def _precision(session: PortableSession) -> str:
+    """Return the precision of weights, tables and cache in words."""
+    written = session.metadata.get(PRECISION_KEY)
+    if written is None:  # a float export has one type throughout
+        names = [_FLOATS.get(session.cache_type, session.cache_type)] * 3
+    else:
+        precision = json.loads(written)
+        names = [precision[key] for key in ("weights", "embedding", "kv")]
+    return f"{' / '.join(names)} (ONNX)"

@@ -65,6 +65,11 @@ class PortableSession:
         self._cache_types = [types[f"past_key_values.{name}"] for name in self._names]
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """What the exporter wrote into the graph."""
+        return dict(self._session.get_modelmeta().custom_metadata_map)
+
+    @property
     def cache_type(self) -> str:
         """The type of the cache as ONNX names it, for example `float16`."""
         name = self._cache_types[0].removeprefix("tensor(").removesuffix(")")
