@@ -27,14 +27,14 @@ _AGAIN = "calibrate again or fetch the folder again"
 
 def pack(linears: Mapping[str, LinearScales], cache: Mapping[str, Floats]) -> bytes:
     """Return scales as the bytes of a safetensors file; the same scales give the same bytes."""
-    tensors: dict[str, Floats] = {}
+    tensors: dict[str, Floats] = {}  # np.array, for ascontiguousarray makes [1] of []
     for name, scales in linears.items():
-        tensors[f"{name}.amax"] = np.ascontiguousarray(scales.amax)
+        tensors[f"{name}.amax"] = np.array(scales.amax, order="C")
         if scales.pre_scale is not None:
-            tensors[f"{name}.pre_scale"] = np.ascontiguousarray(scales.pre_scale)
+            tensors[f"{name}.pre_scale"] = np.array(scales.pre_scale, order="C")
         if scales.input_amax is not None:
             tensors[f"{name}.input_amax"] = np.array(scales.input_amax, np.float32)
-    tensors |= {f"cache.{name}": np.ascontiguousarray(amax) for name, amax in cache.items()}
+    tensors |= {f"cache.{name}": np.array(amax, order="C") for name, amax in cache.items()}
     data: bytes = save(tensors)
     return data
 
