@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from edgellama.export.error import ExportError
 
 GENERATION_CONFIG = "generation_config.json"
 CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 SPECIAL_TOKENS = "special_tokens_map.json"
 TEMPLATE = "chat_template.jinja"
@@ -39,29 +42,71 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-def read_generation(checkpoint: Path) -> tuple[dict[str, Any], str | None]:
+def tokenizer_folder(checkpoint: Path, adapter: Path | None = None) -> Path:
+    """Return the folder whose tokenizer counts: the adapter's where it has one of its own.
+
+    Training tools save the tokenizer and the chat template that they used beside the adapter.
+    Raises ExportError for an adapter with settings of a tokenizer and no tokenizer.
+    """
+    if adapter is None or (adapter / TOKENIZER).is_file():
+        return checkpoint if adapter is None else adapter
+    for name in (TOKENIZER_CONFIG, SPECIAL_TOKENS, TEMPLATE):
+        if (adapter / name).is_file():
+            raise ExportError(
+                f"{adapter}: {name} without {TOKENIZER}; save the fast tokenizer that it was "
+                f"trained with beside it, or remove {name} to use the base model's"
+            )
+    return checkpoint
+
+
+def read_generation(
+    checkpoint: Path, adapter: Path | None = None
+) -> tuple[dict[str, Any], str | None]:
     """Return the content of `generation.json` and the chat template, None where there is none.
 
     `generation_config.json` goes before `config.json`, as in transformers' `generate`; a tokenizer
     setting before `special_tokens_map.json`; `chat_template.jinja` before the tokenizer's setting.
-    Limits of length are left to the request.
+    Limits of length are left to the request. An adapter's own tokenizer and generation settings go
+    before the base model's, and the end token of that tokenizer stops too: it ended the answers
+    that the adapter was trained on.
     Raises ExportError naming file and key.
     """
     config = _read(checkpoint, CONFIG)
-    generation = _read(checkpoint, GENERATION_CONFIG, optional=True)
-    tokenizer = _read(checkpoint, TOKENIZER_CONFIG, optional=True)
+    folder = tokenizer_folder(checkpoint, adapter)
+    tokenizer = _read(folder, TOKENIZER_CONFIG, optional=True)
+    own = adapter is not None and (adapter / GENERATION_CONFIG).is_file()
+    settings = adapter if adapter is not None and own else checkpoint
+    generation = _read(settings, GENERATION_CONFIG, optional=True)
+    special_tokens = {
+        **_special_tokens(_read(folder, SPECIAL_TOKENS, optional=True)),
+        **_special_tokens(tokenizer),
+    }
+    stops = _stops(generation, config)
+    if folder == adapter and "eos_token" in special_tokens:
+        end = _token_id(folder, special_tokens["eos_token"])
+        stops = list(dict.fromkeys([*stops, end]))
     return (
         {
             "bos_token_id": _bos(generation, config),
-            "stop_token_ids": _stops(generation, config),
+            "stop_token_ids": stops,
             "sampling": _sampling(generation),
-            "special_tokens": {
-                **_special_tokens(_read(checkpoint, SPECIAL_TOKENS, optional=True)),
-                **_special_tokens(tokenizer),
-            },
+            "special_tokens": special_tokens,
         },
-        _template(checkpoint, tokenizer),
+        _template(folder, tokenizer),
     )
+
+
+def _token_id(folder: Path, text: str) -> int:
+    """Return the id of a special token of a tokenizer."""
+    try:
+        found = Tokenizer.from_file(str(folder / TOKENIZER)).token_to_id(text)
+    except Exception as error:  # the library raises Exception itself
+        raise ExportError(f"{folder / TOKENIZER}: not a tokenizer: {error}") from error
+    if found is None:
+        raise ExportError(
+            f"{folder}: {TOKENIZER_CONFIG} has the eos_token {text!r}, which {TOKENIZER} lacks"
+        )
+    return int(found)
 
 
 def _read(checkpoint: Path, name: str, *, optional: bool = False) -> dict[str, Any]:

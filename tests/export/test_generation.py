@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from edgellama.export.error import ExportError
-from edgellama.export.generation import read_generation
+from edgellama.export.generation import read_generation, tokenizer_folder
 from edgellama.runtime.text import GenerationConfig
 
 TEMPLATE = "{{ messages }}"
@@ -127,6 +129,109 @@ def test_the_chat_template_has_four_homes(tmp_path: Path) -> None:
         read_generation(tmp_path)
     (tmp_path / "chat_template.jinja").write_text("from the file\n")
     assert read_generation(tmp_path)[1] == "from the file\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "generation_config", "stops"),
+    [
+        # Meta's base models and instruct models, and Llama Guard.
+        (
+            {"bos_token_id": 128000, "eos_token_id": 128001},
+            {
+                "_from_model_config": True,
+                "bos_token_id": 128000,
+                "eos_token_id": 128001,
+                "do_sample": True,
+                "temperature": 0.6,
+                "max_length": 4096,
+                "top_p": 0.9,
+                "transformers_version": "4.45.0.dev0",
+            },
+            [128001],
+        ),
+        (
+            {"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009]},
+            {
+                "_from_model_config": True,
+                "bos_token_id": 128000,
+                "eos_token_id": [128001, 128008, 128009],
+                "pad_token_id": 128004,
+                "transformers_version": "4.43.1",
+            },
+            [128001, 128008, 128009],
+        ),
+        # Meta-Llama-3-8B-Instruct: the file names an end that config.json does not.
+        (
+            {"bos_token_id": 128000, "eos_token_id": 128001},
+            {
+                "bos_token_id": 128000,
+                "do_sample": True,
+                "eos_token_id": [128001, 128009],
+                "max_length": 4096,
+                "temperature": 0.6,
+                "top_p": 0.9,
+            },
+            [128001, 128009],
+        ),
+        ({"bos_token_id": 128000, "eos_token_id": [128001, 128009]}, {}, [128001, 128009]),
+    ],
+)
+def test_published_models(
+    tmp_path: Path, config: dict[str, Any], generation_config: dict[str, Any], stops: list[int]
+) -> None:
+    raw = generation(tmp_path, config=config, generation_config=generation_config)
+    assert raw["bos_token_id"] == 128000 and raw["stop_token_ids"] == stops
+    sampled = {"temperature": 0.6, "top_k": 50, "top_p": 0.9}
+    assert raw["sampling"] == (
+        sampled if generation_config.get("do_sample") else {"temperature": 0.0}
+    )
+
+
+def tokenizer(folder: Path, *tokens: str, **config: Any) -> Path:
+    """Write a tokenizer of these tokens, all special, and its settings."""
+    folder.mkdir(exist_ok=True)
+    words = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    words.add_special_tokens(list(tokens))
+    words.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_tokenizer_of_an_adapter_goes_before_the_base_models(tmp_path: Path) -> None:
+    base = tokenizer(tmp_path / "base", "<end>", eos_token="<end>", chat_template="base")
+    checkpoint(base, config={"eos_token_id": 1}, generation_config={"do_sample": True})
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    alone = read_generation(base)
+    assert read_generation(base, adapter) == alone  # it has weights only
+    assert tokenizer_folder(base, adapter) == base == tokenizer_folder(base)
+    assert alone[0]["stop_token_ids"] == [1] and alone[1] == "base"
+
+    tokenizer(adapter, "<end>", "<turn>", eos_token="<turn>", chat_template="own")
+    raw, template = read_generation(base, adapter)
+    assert tokenizer_folder(base, adapter) == adapter
+    assert template == "own"
+    assert raw["stop_token_ids"] == [1, 2]
+    assert raw["special_tokens"] == {"eos_token": "<turn>"}
+    assert raw["sampling"] == alone[0]["sampling"]
+
+    (adapter / "generation_config.json").write_text('{"eos_token_id": 5}')
+    raw, _ = read_generation(base, adapter)
+    assert raw["stop_token_ids"] == [5, 2] and raw["sampling"] == {"temperature": 0.0}
+    GenerationConfig.from_json(raw)
+
+
+def test_half_a_tokenizer_beside_an_adapter_is_refused(tmp_path: Path) -> None:
+    base = checkpoint(tokenizer(tmp_path / "base"))
+    adapter = tokenizer(tmp_path / "adapter", "<end>", eos_token="<turn>")
+    with pytest.raises(ExportError, match=r"eos_token '<turn>', which tokenizer\.json lacks"):
+        read_generation(base, adapter)
+    (adapter / "tokenizer.json").write_text("{")
+    with pytest.raises(ExportError, match=r"tokenizer\.json: not a tokenizer"):
+        read_generation(base, adapter)
+    (adapter / "tokenizer.json").unlink()
+    with pytest.raises(ExportError, match=r"tokenizer_config\.json without tokenizer\.json"):
+        read_generation(base, adapter)
 
 
 def test_real_checkpoints(shared_data: Path) -> None:
