@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -120,6 +121,16 @@ def _error(part: Floats, scales: Floats, bits: int, work: _Work) -> Floats:
         return np.asarray(trial.sum(axis=1))
 
 
+def _threads() -> int:
+    return min(os.cpu_count() or 1, _MOST_THREADS)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """Return the threads that every call shares: starting them takes as long as a small slice."""
+    return ThreadPoolExecutor(_threads(), thread_name_prefix="quantize")
+
+
 def quantize_rows(weight: Floats, bits: int, block_size: int) -> QuantizedRows:
     """Quantise float32 `[rows, width]` in blocks along each row; the last is padded with 0.
 
@@ -140,13 +151,12 @@ def quantize_rows(weight: Floats, bits: int, block_size: int) -> QuantizedRows:
             codes[start:stop] = _round(part, best, bits, work).reshape(stop - start, -1)
             scales[start:stop] = best.reshape(stop - start, -1)
 
-    threads = min(os.cpu_count() or 1, _MOST_THREADS, -(-rows // step))
+    threads = min(_threads(), -(-rows // step))
     if threads < 2:
         quantize(0, rows)
     else:
         edges = [rows * index // threads for index in range(threads + 1)]
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(quantize, edges[:-1], edges[1:]))
+        list(_pool().map(quantize, edges[:-1], edges[1:]))
     return QuantizedRows(codes, scales, width, bits, block_size)
 
 
