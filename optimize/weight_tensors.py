@@ -18,6 +18,7 @@ from edgellama.optimize.quantized_weight import Codes, QuantizedWeight, Slice
 # The scales of the last weight whose codes were read: a writer wants them next, and quantising is
 # the dear part. One entry: the head's are megabytes, its codes hundreds.
 _last: list[tuple[QuantizedWeight, Floats]] = []
+_STRIP = 16  # rows transposed at a time: as many cache lines as a core keeps apart
 
 
 def forget_scales() -> None:
@@ -55,6 +56,13 @@ def _packed_flat(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.uint8]:
     return _nibbles(np.concatenate([flat, np.zeros(flat.size % 2, np.int8)]))
 
 
+def _transpose_into(target: npt.NDArray[Any], start: int, rows: npt.NDArray[Any]) -> None:
+    """Write `rows` as the columns of `target` from `start` on, by strips that stay in the cache."""
+    for first in range(0, len(rows), _STRIP):
+        strip = rows[first : first + _STRIP]
+        target[:, start + first : start + first + len(strip)] = strip.T
+
+
 def _transposed_codes(weight: QuantizedWeight) -> npt.NDArray[Any]:
     """Return all codes as [K, N] is stored; int4 packed, so a byte for two from the start."""
     layout = weight.layout
@@ -63,15 +71,13 @@ def _transposed_codes(weight: QuantizedWeight) -> npt.NDArray[Any]:
         kind = np.dtype(np.int8) if int4 else layout.dtype.numpy()
         whole = np.empty((layout.inputs, layout.outputs), kind)
         for part in _walk(weight):
-            whole[:, part.start : part.start + len(part.codes)] = part.codes.T
+            _transpose_into(whole, part.start, part.codes)
         return _packed_flat(whole) if int4 else whole
-    packed = np.zeros((layout.inputs, layout.outputs // 2), np.uint8)
+    packed = np.empty((layout.inputs, layout.outputs // 2), np.uint8)
     for part in _walk(weight):
-        for parity in (0, 1):
-            first = (part.start + parity) % 2  # the slice's first output of this parity
-            codes = part.codes[first::2].T.astype(np.int8, copy=False).view(np.uint8) & 0xF
-            place = (part.start + first) // 2
-            packed[:, place : place + codes.shape[1]] |= codes << (4 * parity)
+        assert part.start % 2 == 0 and len(part.codes) % 2 == 0, "a pair of nibbles is split"
+        codes = part.codes.astype(np.int8, copy=False).view(np.uint8)
+        _transpose_into(packed, part.start // 2, (codes[0::2] & 0xF) | (codes[1::2] << 4))
     return packed
 
 
