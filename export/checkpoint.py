@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from edgellama.export.error import ExportError
+from edgellama.export.resolve import source_name
 from edgellama.export.shard import TensorRecord, read_header, read_rows
 from edgellama.export.stored import CheckpointQuantization, StoredLinear
 from edgellama.profiles.model import ModelConfig, read_model_config
@@ -165,7 +166,7 @@ class Checkpoint:
     """A checkpoint whose every tensor is present with the right shape; weights stay on disk.
 
     A quantised one (see `quantized_checkpoint`) names how, its weights that `stored` returns, and
-    those that only `read` does.
+    those that only `read` does. `adapter` is the folder of what is merged into it, if anything.
     """
 
     folder: Path
@@ -174,6 +175,13 @@ class Checkpoint:
     quantization: CheckpointQuantization | None = field(default=None, kw_only=True)
     stored_linears: tuple[str, ...] = field(default=(), kw_only=True)
     inexact: tuple[str, ...] = field(default=(), kw_only=True)
+    adapter: Path | None = field(default=None, kw_only=True)
+
+    @property
+    def name(self) -> str:
+        """Return what the model is called in an engine, its adapter behind a `+`."""
+        adapter = "" if self.adapter is None else f"+{source_name(self.adapter)}"
+        return f"{source_name(self.folder)}{adapter}"
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor as stored; raises ExportError where it holds NaN or infinity."""

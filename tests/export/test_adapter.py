@@ -240,6 +240,11 @@ def test_threads_read_the_same(adapted: AdaptedCheckpoint) -> None:
     assert all(torch.equal(t, adapted.read(n)) for n, t in zip(names, found, strict=True))
 
 
+def test_the_name_has_both(adapted: AdaptedCheckpoint) -> None:
+    assert adapted.name == f"{adapted.base.folder.name}+{adapted.adapter.name}"
+    assert adapted.base.name == adapted.base.folder.name and adapted.base.adapter is None
+
+
 def test_the_fingerprint_follows_base_and_adapter(make_base: Any, make_adapter: Any) -> None:
     base = open_checkpoint(make_base())
     folder = make_adapter(make_base(), target_modules=["q_proj"])
