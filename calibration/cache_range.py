@@ -15,7 +15,7 @@ Doubles = npt.NDArray[np.float64]
 HEADROOM = {"int8": 1.05, "fp8": 2.0}
 # A channel below this is 0 to attention; the step of any range decodes it to 0 all the same.
 _NOTHING = 1e-30
-_ROWS = 2048  # tokens looked at together: bounds the float64 work space
+_ROWS = 128  # tokens looked at together: their float64 work space stays in the processor's cache
 
 
 def inverse_frequencies(model: ModelConfig) -> Doubles:
@@ -47,25 +47,23 @@ def key_range(keys: Floats, start: int, frequencies: Doubles, capacity: int) -> 
     (arXiv:2309.17453).
     """
     first, second = np.split(keys.astype(np.float64), 2, axis=-1)
+    pair, length = first + 1j * second, np.hypot(first, second)
     positions = start + np.arange(len(keys), dtype=np.float64)[:, None, None]
-    length = np.hypot(first, second)
-    begin = np.arctan2(second, first) - positions * frequencies
-    arc = (capacity - 1) * frequencies
-    swept = np.concatenate(
-        [length * _largest_cosine(begin, arc), length * _largest_cosine(begin - np.pi / 2, arc)],
-        axis=-1,
-    )
+    begin = pair * np.exp(-1j * positions * frequencies)  # the arc's ends
+    end = pair * np.exp(1j * (capacity - 1 - positions) * frequencies)
+    # Within half a turn a channel peaks where the other one changes its sign, else at an end.
+    half_turn = (capacity - 1) * frequencies >= np.pi
+    reaches = [
+        np.where(half_turn | (there[0] * there[1] <= 0), length, np.maximum(*np.abs(here)))
+        for here, there in (
+            ((begin.real, end.real), (begin.imag, end.imag)),
+            ((begin.imag, end.imag), (begin.real, end.real)),
+        )
+    ]
+    swept = np.concatenate(reaches, axis=-1)
     swept[: max(0, 1 - start)] = 0  # position 0
     reached: Doubles = np.maximum(swept, np.abs(keys)).max(axis=0)
     return reached
-
-
-def _largest_cosine(begin: Doubles, arc: Doubles) -> Doubles:
-    """Return max |cos x| over x in [begin, begin + arc]; 1 where a multiple of pi lies inside."""
-    end = begin + arc
-    inside = np.floor(end / np.pi) >= np.ceil(begin / np.pi)
-    largest: Doubles = np.where(inside, 1.0, np.maximum(np.abs(np.cos(begin)), np.abs(np.cos(end))))
-    return largest
 
 
 def value_range(values: Floats) -> Doubles:

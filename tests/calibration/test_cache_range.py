@@ -54,7 +54,7 @@ def turn(keys: Floats, positions: np.ndarray) -> Floats:
     return turned
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 40), st.integers(0, 60))
 def test_a_range_is_what_a_key_reaches_between_the_first_and_the_last_position(
     seed: int, tokens: int, start: int, more: int
