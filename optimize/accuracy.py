@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from itertools import zip_longest
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -75,14 +75,13 @@ def accuracy_samples(codec: TextCodec, capacity: int) -> list[Sample]:
 
 
 def _all_samples(codec: TextCodec) -> Iterator[Sample]:
-    dialogues = DIALOGUES if codec.has_chat_template else ()
     bos = codec.generation.bos_id
-    for text, dialogue in zip_longest(TEXTS, dialogues):
-        if text is not None:
-            ids = codec.encode(text, add_special_tokens=False)
-            yield Sample((*([] if bos is None else [bos]), *ids), 1)
-        if dialogue is not None:
-            yield _dialogue(codec, *dialogue)
+    dialogues = iter(DIALOGUES if codec.has_chat_template else ())
+    for text in TEXTS:
+        ids = codec.encode(text, add_special_tokens=False)
+        yield Sample((*([] if bos is None else [bos]), *ids), 1)
+        for question, answer in islice(dialogues, len(DIALOGUES) // len(TEXTS)):
+            yield _dialogue(codec, question, answer)
 
 
 def _dialogue(codec: TextCodec, question: str, answer: str) -> Sample:
