@@ -18,7 +18,13 @@ from edgellama.calibration.layers import GROUPS, LayerStream, embedded
 from edgellama.calibration.partial import Partial, open_partial
 from edgellama.calibration.recipe import CalibrationError, Recipe, recipe_of, require_divisible
 from edgellama.calibration.samples import Samples, draw_samples
-from edgellama.calibration.scale_files import Floats, load_scales, read_record, save_scales
+from edgellama.calibration.scale_files import (
+    Floats,
+    load_scales,
+    read_record,
+    require_writable,
+    save_scales,
+)
 from edgellama.calibration.scales import LinearScales, Scales
 from edgellama.export.checkpoint import Checkpoint
 from edgellama.export.resolve import source_name
@@ -61,6 +67,7 @@ def calibrate(
     CalibrationError, and OSError for a full disk.
     """
     require_divisible(recipe, checkpoint.model)
+    require_writable(out)
     fingerprint = calibration_fingerprint(checkpoint, recipe, samples)
     states = samples.tokens * checkpoint.model.hidden_size * 4
     require_disk_space(out, 3 * states + (256 << 20), "calibration")

@@ -41,6 +41,8 @@ def read_documents(path: Path, split: str | None = None) -> Iterator[Document]:
     A `.jsonl` file has a document a line; every other file is UTF-8 text, one document, or
     several where `split` separates them. Raises CalibrationError naming file and line.
     """
+    if split == "":
+        raise CalibrationError("the separator of documents is empty; give one or leave it out")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _is_hidden(p, path))
         if not files:

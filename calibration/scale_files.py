@@ -74,13 +74,9 @@ def unpack(data: bytes, origin: Path) -> tuple[dict[str, LinearScales], dict[str
 def save_scales(folder: Path, scales: Scales, record: Mapping[str, Any]) -> None:
     """Write scales and what they were made from into `folder`, which appears whole or not at all.
 
-    Raises CalibrationError for a folder that holds other things, which would be lost.
+    `require_writable` says what a folder may be.
     """
-    other = foreign_name(folder, (TENSORS_NAME, RECORD_NAME))
-    if other is not None:
-        raise CalibrationError(
-            f"{folder} holds {other}, which calibration did not write; choose another folder"
-        )
+    require_writable(folder)
     data = pack(scales.linears, scales.cache)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -94,6 +90,17 @@ def save_scales(folder: Path, scales: Scales, record: Mapping[str, Any]) -> None
         write_durably(staging / TENSORS_NAME, data)
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
         write_durably(staging / RECORD_NAME, text.encode())
+
+
+def require_writable(folder: Path) -> None:
+    """Raise CalibrationError for a file, and for a folder with other things: they would be lost."""
+    if folder.exists() and not folder.is_dir():
+        raise CalibrationError(f"{folder} is a file; scales are a folder: choose another")
+    other = foreign_name(folder, (TENSORS_NAME, RECORD_NAME))
+    if other is not None:
+        raise CalibrationError(
+            f"{folder} holds {other}, which calibration did not write; choose another folder"
+        )
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -18,6 +18,7 @@ VERBS = {
     "plan": "edgellama.cli.plan",
     "build": "edgellama.cli.build",
     "export": "edgellama.cli.export",
+    "calibrate": "edgellama.cli.calibrate",
     "optimize": "edgellama.cli.optimize",
     "evaluate": "edgellama.cli.evaluate",
     "inspect": "edgellama.cli.inspect",

@@ -13,10 +13,12 @@ from typing import Any
 EXTRA_OF = {
     "huggingface_hub": "compile",
     "ml_dtypes": "compile",
+    "modelopt": "calibrate",
     "onnx": "compile",
     "onnx_ir": "compile",
     "onnxscript": "compile",
     "optimum": "compile",
+    "requests": "calibrate",
     "safetensors": "compile",
     "torch": "compile",
     "transformers": "compile",

@@ -259,9 +259,14 @@ def test_awq_refuses_a_width_that_is_not_whole_blocks(
 def test_a_folder_with_other_things_is_kept(
     tiny: Checkpoint, small: Samples, tmp_path: Path
 ) -> None:
+    def never(_stage: str, _done: int, _total: int) -> None:
+        raise AssertionError("refused too late")
+
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(CalibrationError, match=r"holds notes\.txt"):
-        calibrate(tiny, RECIPE, small, tmp_path)
+        calibrate(tiny, RECIPE, small, tmp_path, never)
+    with pytest.raises(CalibrationError, match=r"notes\.txt is a file"):
+        calibrate(tiny, RECIPE, small, tmp_path / "notes.txt", never)
 
 
 @pytest.mark.parametrize(

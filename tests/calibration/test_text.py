@@ -160,6 +160,8 @@ def test_files_that_give_nothing_are_named(tmp_path: Path, codec: TextCodec) -> 
     path.write_bytes("Grüße".encode("latin-1"))
     with pytest.raises(CalibrationError, match=r"latin\.txt: not UTF-8 \(.* at byte 2\)"):
         list(read_documents(path))
+    with pytest.raises(CalibrationError, match="separator of documents is empty"):
+        list(read_documents(path, ""))
     path.write_bytes(b" \n ")
     with pytest.raises(CalibrationError, match="test: holds no text"):
         draw(list(read_documents(path)), codec)
