@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgellama.cli.given import MakeGiven, checkpoint_options, given_options
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.progress import progress
 from edgellama.cli.report import print_report
@@ -16,25 +17,41 @@ from edgellama.profiles.profile import load_profile
 @click.command("build", cls=Verb)
 @click.argument("profile")
 @click.option("--model", help="Checkpoint folder or hub id; the profile's own by default.")
+@checkpoint_options
 @click.option("--out", type=click.Path(path_type=Path), help="Default: engines/<profile>.")
 @override_options
+@given_options
 @click.option("--force", is_flag=True, help="Build even when nothing has changed.")
 def command(
     profile: str,
     model: str | None,
+    adapter: str | None,
+    exact: bool,
     out: Path | None,
     override: Override,
+    given: MakeGiven,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Build the engine of PROFILE, a shipped name or the path of a .toml file."""
+    """Build the engine of PROFILE, a shipped name or the path of a .toml file.
+
+    Scales that the precision needs are measured first and kept beside the engine, in OUT.scales.
+    """
     wanted = override.apply(load_profile(profile))  # before the slow imports: fails at once
 
-    from edgellama.export.resolve import resolve_model
+    from edgellama.export.resolve import resolve_adapter, resolve_model
     from edgellama.optimize.build import build_engine
 
     directory = out or Path("engines") / wanted.name
     with progress() as show:
         checkpoint = resolve_model(model or wanted.model)
-        report = build_engine(wanted, checkpoint, directory, progress=show, force=force)
+        report = build_engine(
+            wanted,
+            checkpoint,
+            directory,
+            adapter=None if adapter is None else resolve_adapter(adapter),
+            given=given(exact=exact),
+            progress=show,
+            force=force,
+        )
     print_report(report, as_json=as_json)

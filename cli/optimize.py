@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from edgellama.cli.given import FOLDER
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.progress import progress
 from edgellama.cli.report import print_report
@@ -18,12 +19,14 @@ from edgellama.profiles.profile import load_profile
 @click.option("--profile", required=True, help="A shipped name or the path of a .toml file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Engine folder.")
 @override_options
+@click.option("--scales", type=FOLDER, help="Scales that `edgellama calibrate` wrote.")
 @click.option("--force", is_flag=True, help="Build even when nothing has changed.")
 def command(
     model: Path,
     profile: str,
     out: Path,
     override: Override,
+    scales: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -31,7 +34,10 @@ def command(
     wanted = override.apply(load_profile(profile))  # before the slow imports: fails at once
 
     from edgellama.optimize.build import optimize_portable
+    from edgellama.optimize.quantization import Given
 
     with progress() as show:
-        report = optimize_portable(wanted, model, out, progress=show, force=force)
+        report = optimize_portable(
+            wanted, model, out, given=Given(scales), progress=show, force=force
+        )
     print_report(report, as_json=as_json)

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 
 from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.export.error import ExportError
+from edgellama.export.generation import GENERATION_CONFIG, tokenizer_folder
 from edgellama.export.resolve import source_name
 from edgellama.export.stage import foreign_name, require_disk_space, staged_directory
 from edgellama.export.trace import trace_llama
@@ -65,7 +66,9 @@ def peak_rss_bytes() -> int:
 
 def _traced(folder: Path, model: ModelConfig, dtype: str) -> ir.Model:
     """Return the graph of a checkpoint folder's configuration, its weights without data."""
-    graph = trace_llama(AutoConfig.from_pretrained(folder), dtype)
+    config = AutoConfig.from_pretrained(folder)
+    config.tie_word_embeddings = model.tie_word_embeddings  # an adapter may have untied it
+    graph = trace_llama(config, dtype)
     graph.producer_name = "edgellama"
     graph.metadata_props[SOURCE_KEY] = source_name(folder)
     graph.metadata_props[CONFIG_KEY] = json.dumps(asdict(model))
@@ -76,6 +79,7 @@ def portable_model(checkpoint: Checkpoint, dtype: str) -> ir.Model:
     """Return the portable graph of a checkpoint with lazily read weights."""
     model = _traced(checkpoint.folder, checkpoint.model, dtype)
     attach_weights(model, checkpoint, dtype)
+    model.metadata_props[SOURCE_KEY] = checkpoint.name
     model.metadata_props[FINGERPRINT_KEY] = checkpoint.fingerprint()
     return model
 
@@ -142,6 +146,17 @@ def _require_replaceable(out: Path) -> None:
         )
 
 
+def _copy_side_files(folder: Path, adapter: Path | None, staging: Path) -> None:
+    """Copy tokenizer and settings; an adapter's own tokenizer goes before the base model's."""
+    texts = tokenizer_folder(folder, adapter)
+    for name in SIDE_FILES:
+        source = folder / name if name == "config.json" else texts / name
+        if name == GENERATION_CONFIG and not source.is_file():
+            source = folder / name
+        if source.is_file():
+            (staging / name).write_bytes(source.read_bytes())
+
+
 def export_portable(
     folder: Path,
     out: Path,
@@ -149,11 +164,13 @@ def export_portable(
     dtype: str = "float32",
     progress: Progress | None = None,
     graph_only: bool = False,
+    checkpoint: Checkpoint | None = None,
     transform: Transform | None = None,
 ) -> ExportReport:
     """Export a checkpoint folder to `out/model.onnx` with external data and the tokenizer's files.
 
-    `progress` receives (stage, done, total). `transform` changes the graph before any weight is
+    `progress` receives (stage, done, total). `checkpoint` is the folder's, opened already, with an
+    adapter perhaps. `transform` changes the graph before any weight is
     read, to quantise it for example. `graph_only` needs `config.json` alone and writes the graph
     without weights, see `portable_graph`.
     Raises ExportError or UnsupportedModelError before any long work, OSError when the disk is too
@@ -165,7 +182,8 @@ def export_portable(
     if graph_only and transform is not None:
         raise ExportError("graph_only is set, so there are no weights to quantise; leave one out")
     _require_replaceable(out)
-    checkpoint = None if graph_only else open_checkpoint(folder)
+    if checkpoint is None and not graph_only:
+        checkpoint = open_checkpoint(folder)
     if progress is not None:
         progress("trace", 0, 1)
     model = portable_model(checkpoint, dtype) if checkpoint else portable_graph(folder, dtype)
@@ -177,9 +195,6 @@ def export_portable(
             ir.save(model, staging / GRAPH_NAME)
         else:
             save_model(model, staging / GRAPH_NAME, progress, "write weights")
-        for name in SIDE_FILES:
-            source = folder / name
-            if source.is_file():
-                (staging / name).write_bytes(source.read_bytes())
+        _copy_side_files(folder, checkpoint.adapter if checkpoint else None, staging)
         size = sum(path.stat().st_size for path in staging.iterdir())
     return ExportReport(out, dtype, size, time.monotonic() - started, peak_rss_bytes())

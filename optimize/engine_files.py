@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from edgellama.export.generation import read_generation
+from edgellama.export.generation import read_generation, tokenizer_folder
 from edgellama.export.stage import foreign_name
 from edgellama.export.to_onnx import DATA_NAME, GRAPH_NAME
 from edgellama.optimize.pipeline import BuildError
@@ -39,15 +39,18 @@ def require_replaceable(out: Path) -> None:
         )
 
 
-def write_text_files(folder: Path, staging: Path) -> None:
-    """Copy the tokenizer and write the chat template and generation settings."""
-    tokenizer = folder / TOKENIZER_NAME
+def write_text_files(folder: Path, staging: Path, adapter: Path | None = None) -> None:
+    """Copy the tokenizer and write the chat template and generation settings.
+
+    Those of an adapter go before the checkpoint's, where it has its own.
+    """
+    tokenizer = tokenizer_folder(folder, adapter) / TOKENIZER_NAME
     if not tokenizer.is_file():
         raise BuildError(
             f"{folder}: no {TOKENIZER_NAME}; save the fast tokenizer beside the weights"
         )
     (staging / TOKENIZER_NAME).write_bytes(tokenizer.read_bytes())
-    generation, template = read_generation(folder)
+    generation, template = read_generation(folder, adapter)
     text = json.dumps(generation, indent=2, ensure_ascii=False) + "\n"
     (staging / GENERATION_NAME).write_text(text, encoding="utf-8")
     if template is not None:

@@ -6,10 +6,11 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
@@ -17,7 +18,6 @@ from edgellama.calibration.check_scales import check_scales
 from edgellama.calibration.scale_files import load_scales, read_record
 from edgellama.export.checkpoint import Checkpoint
 from edgellama.export.reference import OnLogits, Variant, as_stored, reference_logits
-from edgellama.export.resolve import source_name
 from edgellama.export.stage import require_disk_space
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
@@ -51,27 +51,38 @@ class Source(Protocol):
     """A model to compile: checked when made, traced or read only when `graph` is called."""
 
     folder: Path
+    adapter: Path | None
     name: str
     model: ModelConfig
 
     def fingerprint(self) -> str:
         """Return a digest of the weights and configuration."""
 
-    def graph(self) -> ir.Model:
-        """Return the portable float32 graph; its weights are read when they are written."""
+    def quantization(
+        self,
+        codec: TextCodec | None,
+        profile: Profile,
+        given: Given,
+        folder: Path,
+        progress: Progress | None,
+    ) -> Quantization:
+        """Return what to quantise with; new scales are written to `folder`."""
+
+    def graph(self, quantization: Quantization) -> ir.Model:
+        """Return the portable graph at that precision; weights are read when they are written."""
 
     def reference(
         self,
         sequences: Sequence[Sequence[int]],
         on_layer: OnLayer,
-        variants: Sequence[Variant],
+        quantization: Quantization,
         streamed: Sequence[Sequence[int]] = (),
         on_logits: OnLogits | None = None,
-    ) -> list[list[Logits]]:
-        """Return logits [length, vocab] of the float32 model, per variant and sequence.
+    ) -> tuple[list[Logits], list[Logits]]:
+        """Return logits [length, vocab] of the sequences: the float model's, the quantised one's.
 
-        The `streamed` sequences take part as the first variant only: `on_logits(index, logits)`
-        gets theirs one after the other, and they are not kept.
+        The `streamed` sequences take part in the same pass, as the float model only:
+        `on_logits(index, logits)` gets theirs one after the other, and they are not kept.
         """
 
 
@@ -81,7 +92,8 @@ class CheckpointSource:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
         self.folder = checkpoint.folder
-        self.name = source_name(checkpoint.folder)
+        self.adapter = checkpoint.adapter
+        self.name = checkpoint.name
         self.model = checkpoint.model
 
     def fingerprint(self) -> str:
@@ -106,19 +118,28 @@ class CheckpointSource:
         return graph
 
     def reference(
-        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, quantization: Quantization
+        self,
+        sequences: Sequence[Sequence[int]],
+        on_layer: OnLayer,
+        quantization: Quantization,
+        streamed: Sequence[Sequence[int]] = (),
+        on_logits: OnLogits | None = None,
     ) -> tuple[list[Logits], list[Logits]]:
         """Run transformers' layers in float32, one in memory at a time."""
         rounded = StoredWeights(
             self.model, quantization.precision, quantization.scales, quantization.stored
         )
         variants: list[Variant] = [as_stored] if rounded.is_exact else [as_stored, rounded]
-        logits = reference_logits(self._checkpoint, sequences, on_layer, variants)
+        logits = reference_logits(
+            self._checkpoint, sequences, on_layer, variants, streamed, on_logits
+        )
         return logits[0], logits[-1]
 
 
 class PortableSource:
     """A folder that `edgellama export` wrote; the reference is its graph on ONNX Runtime."""
+
+    adapter: Path | None = None
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -177,9 +198,9 @@ class PortableSource:
             for key, value in asdict(precision).items():
                 if self._precision[key] != value:
                     raise BuildError(
-                        f"{self.folder} was exported with precision.{key} {self._precision[key]!r}, "
-                        f"the profile has {value!r}; export again with the profile's, or choose "
-                        "a profile with the model's"
+                        f"{self.folder} was exported with precision.{key} "
+                        f"{self._precision[key]!r}, the profile has {value!r}; export again with "
+                        "the profile's, or choose a profile with the model's"
                     )
             if given.scales is not None:
                 raise BuildError(
@@ -213,25 +234,32 @@ class PortableSource:
         return model
 
     def reference(
-        self, sequences: Sequence[Sequence[int]], on_layer: OnLayer, quantization: Quantization
+        self,
+        sequences: Sequence[Sequence[int]],
+        on_layer: OnLayer,
+        quantization: Quantization,
+        streamed: Sequence[Sequence[int]] = (),
+        on_logits: OnLogits | None = None,
     ) -> tuple[list[Logits], list[Logits]]:
         """Run the portable graph itself, and a quantised copy where it is a float one."""
         rounds = self._precision is None and not is_float32(quantization.precision)
         total = 2 if rounds else 1
-        original = self._logits(self._path, sequences)
+        session = PortableSession(self._path, self.model)
+        original = [session.logits(sequence) for sequence in sequences]
+        if on_logits is not None:
+            for index, sequence in enumerate(streamed):
+                on_logits(index, session.logits(sequence))
+        del session  # its weights go before those of the copy come
         on_layer(1, total)
         if not rounds:
             return original, original
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / GRAPH_NAME
             self._write_quantized(path, quantization)
-            rounded = self._logits(path, sequences)
+            session = PortableSession(path, self.model)
+            rounded = [session.logits(sequence) for sequence in sequences]
         on_layer(2, total)
         return original, rounded
-
-    def _logits(self, path: Path, sequences: Sequence[Sequence[int]]) -> list[Logits]:
-        session = PortableSession(path, self.model)
-        return [session.logits(sequence) for sequence in sequences]
 
     def _load(self) -> ir.Model:
         try:

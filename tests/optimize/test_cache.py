@@ -7,28 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
-import onnx_ir as ir
 
-from edgellama.calibration.cache import calibrate_cache, calibration_ids, radius
-from edgellama.export.to_onnx import export_portable
-from edgellama.optimize.build import optimize_portable
-from edgellama.optimize.passes.quantize_cache import quantize_cache
+from edgellama.optimize.build import build_engine
 from edgellama.profiles.plan import make_plan
 from edgellama.profiles.profile import Profile, load_profile
 from edgellama.runtime.completion import Completion
 from edgellama.runtime.engine import Engine
 from edgellama.runtime.manifest import read_manifest
-from edgellama.runtime.ort import OrtBackend
 from edgellama.runtime.request import Request, Sampling, Stop
-from edgellama.runtime.text import TextCodec
 
 LAYERS, KV_HEADS, HEAD_DIM = 2, 2, 16
 
@@ -40,31 +31,13 @@ def profile(kv: str, weights: str = "fp32") -> Profile:
 
 
 @pytest.fixture(scope="module")
-def portable(
+def engines(
     make_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    out = tmp_path_factory.mktemp("portable") / "model"
-    export_portable(make_checkpoint(), out)
-    return out
-
-
-@pytest.fixture(scope="module")
-def engines(portable: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("engines")
+) -> dict[str, Path]:
+    folder, checkpoint = tmp_path_factory.mktemp("engines"), make_checkpoint()
     return {
-        kv: optimize_portable(profile(kv), portable, folder / kv).engine for kv in ("fp32", "int8")
+        kv: build_engine(profile(kv), checkpoint, folder / kv).engine for kv in ("fp32", "int8")
     }
-
-
-@given(st.integers(0, 2**32 - 1), st.floats(0, 1000))
-def test_the_radius_is_the_same_at_every_position(seed: int, position: float) -> None:
-    keys = np.random.default_rng(seed).standard_normal((2, 3, 8)).astype(np.float32)
-    angle = position / 10000 ** (np.arange(4) / 4)
-    cos, sin = np.cos(angle), np.sin(angle)
-    first, second = keys[..., :4], keys[..., 4:]
-    turned = np.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    np.testing.assert_allclose(radius(turned), radius(keys), rtol=1e-4, atol=1e-6)
-    assert (np.abs(turned) <= radius(keys) * (1 + 1e-5)).all()
 
 
 def test_an_engine_with_an_int8_cache(engines: dict[str, Path]) -> None:
@@ -83,38 +56,6 @@ def test_the_plan_counts_a_byte_an_element(engines: dict[str, Path]) -> None:
     large = make_plan(manifest.model, profile("fp32"))
     assert small.kv_bytes * 4 == large.kv_bytes
     assert small.kv_bytes_per_token == manifest.kv.bytes_per_token
-
-
-def test_scales_cover_the_calibration_text(engines: dict[str, Path]) -> None:
-    directory = engines["fp32"]
-    backend = OrtBackend.load(directory, read_manifest(directory))
-    samples = calibration_ids(TextCodec.load(directory), backend.capacity)
-    scales = calibrate_cache(backend, samples, 16).channels
-    assert set(scales) == {f"{n}.{kind}" for n in range(LAYERS) for kind in ("key", "value")}
-    for name, cache in backend.cache(0, len(samples[-1])).items():
-        largest = np.abs(cache).max(axis=1).reshape(-1)
-        assert scales[name].shape == (KV_HEADS * HEAD_DIM,)
-        assert (largest <= scales[name] * 127).all()
-    again = calibrate_cache(backend, samples, 7).channels
-    for name, scale in scales.items():
-        np.testing.assert_allclose(again[name], scale, rtol=1e-4)
-    with pytest.raises(ValueError, match="no calibration text"):
-        calibrate_cache(backend, [], 16)
-    backend.close()
-
-
-def test_the_pass_fires_once_and_refuses_wrong_scales(engines: dict[str, Path]) -> None:
-    channels = np.full(KV_HEADS * HEAD_DIM, 0.1, np.float32)
-    scales = {f"{n}.{kind}": channels for n in range(LAYERS) for kind in ("key", "value")}
-    model = ir.load(engines["fp32"] / "model.onnx")
-    assert quantize_cache(model, scales) == LAYERS
-    assert quantize_cache(model, scales) == 0
-    model = ir.load(engines["fp32"] / "model.onnx")
-    with pytest.raises(ValueError, match=r"scales of 0\.key"):
-        quantize_cache(model, {**scales, "0.key": channels[:-1]})
-    model = ir.load(engines["fp32"] / "model.onnx")
-    with pytest.raises(ValueError, match=r"scales of 1\.value"):
-        quantize_cache(model, {**scales, "1.value": channels * 0})
 
 
 def test_concurrent_requests_equal_their_solo_runs(engines: dict[str, Path]) -> None:

@@ -1,0 +1,69 @@
+"""Checkpoint to portable ONNX model at any precision: the artefact that every target reads."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from edgellama.export.to_onnx import ExportReport, Progress, export_portable
+from edgellama.optimize.build import read_checkpoint
+from edgellama.optimize.engine_files import write_text_files
+from edgellama.optimize.quantization import Given, is_float32, quantization_of
+from edgellama.profiles.model import ModelConfig
+from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
+from edgellama.runtime.text import TextCodec
+
+_ANY_MEMORY_GIB = 1e9
+
+
+def portable_profile(model: ModelConfig) -> Profile:
+    """Return what an export has without a profile: floats, and cache scales for any position."""
+    return Profile(
+        name="export",
+        description="A portable model for no device in particular",
+        model="",
+        device=Device("cpu", _ANY_MEMORY_GIB, 1),
+        build=Build("ort", "cpu"),
+        precision=Precision("fp32", "fp32", "fp32"),
+        limits=Limits(1, model.max_position_embeddings, 1, 1),
+    )
+
+
+def read_codec(folder: Path, adapter: Path | None = None) -> TextCodec:
+    """Read the tokenizer and the generation settings of a checkpoint or an exported model."""
+    with tempfile.TemporaryDirectory() as staging:
+        write_text_files(folder, Path(staging), adapter)
+        return TextCodec.load(Path(staging))
+
+
+def export_model(
+    folder: Path,
+    out: Path,
+    profile: Profile,
+    *,
+    dtype: str = "float32",
+    adapter: Path | None = None,
+    given: Given | None = None,
+    progress: Progress | None = None,
+) -> ExportReport:
+    """Export a checkpoint folder at a profile's precision, its cache precision included.
+
+    `dtype` is what the graph computes in. Scales that the precision needs and `given` has not are
+    measured first and kept in `<out>.scales`. Raises what `export_portable` and the calibration
+    raise, before any long work; `out` is replaced only when all is written.
+    """
+    given = given or Given()
+    checkpoint = read_checkpoint(folder, adapter, given)
+    if is_float32(profile.precision):
+        return export_portable(folder, out, dtype=dtype, progress=progress, checkpoint=checkpoint)
+    codec = read_codec(folder, adapter) if profile.precision.is_calibrated else None
+    scales = out.with_name(f"{out.name}.scales")
+    quantization = quantization_of(checkpoint, codec, profile, given, scales, progress)
+    return export_portable(
+        folder,
+        out,
+        dtype=dtype,
+        progress=progress,
+        checkpoint=checkpoint,
+        transform=lambda graph: quantization.apply(graph, checkpoint.model),
+    )
