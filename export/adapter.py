@@ -32,6 +32,7 @@ _PREFIX = "base_model.model."
 # Rows of the product are computed in blocks that begin and end here, or at the end of the matrix:
 # for fewer than 16 rows BLAS takes another kernel, whose sums round differently.
 _GRID = 64
+_BLOCK_ROWS = 4096  # rows of the product in memory at once
 _COMPARED_ROWS = 8192
 
 
@@ -49,8 +50,11 @@ class LowRank:
     scaling: float
     embedding: bool
 
-    def rows(self, start: int, stop: int, folder: Path) -> torch.Tensor:
-        """Return rows [start, stop) of the change, float32; raises ExportError for NaN."""
+    def add(self, rows: torch.Tensor, start: int, folder: Path) -> None:
+        """Add the change to rows [start, ...) of the weight, in place.
+
+        Raises ExportError where the factors hold NaN or infinity.
+        """
         a, b = (
             require_finite(
                 read_rows(record, 0, record.shape[0]), f"{self.module}.lora_{side}", folder
@@ -58,12 +62,20 @@ class LowRank:
             for record, side in ((self.a, "A"), (self.b, "B"))
         )
         total = a.shape[1] if self.embedding else b.shape[0]
-        first = min(start // _GRID * _GRID, max(0, total - _GRID))
-        last = min(-(-stop // _GRID) * _GRID, total)
-        if total - last < _GRID:
-            last = total
-        block = (b @ a[:, first:last]).T if self.embedding else b[first:last] @ a
-        return (block * self.scaling)[start - first : stop - first]
+        for done in range(0, len(rows), _BLOCK_ROWS):
+            block = rows[done : done + _BLOCK_ROWS]
+            low = start + done
+            high = low + len(block)
+            first = min(low // _GRID * _GRID, max(0, total - _GRID))
+            last = -(-high // _GRID) * _GRID
+            if total - last < _GRID:
+                last = total
+            if self.embedding:
+                product = (b @ a[:, first:last]).mul_(self.scaling).T
+                product = product[low - first : high - first].to(rows.dtype)
+            else:
+                product = (b[first:last] @ a).mul_(self.scaling)[low - first : high - first]
+            block += product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +105,7 @@ class AdaptedCheckpoint(Checkpoint):
             rows = rows.to(DTYPES[self.tensors[name].dtype])
         change = self.low_rank.get(name)
         if change is not None:
-            delta = change.rows(start, stop, self.adapter)
-            rows += delta.to(rows.dtype) if change.embedding else delta
+            change.add(rows, start, self.adapter)
         elif record is None:
             return rows
         if rows.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(rows))).all()):

@@ -118,7 +118,9 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file():
-        raise ExportError(f"{folder}: no {ADAPTER_CONFIG}; give the folder of a PEFT adapter")
+        steps = sorted(path.parent.name for path in folder.glob(f"checkpoint-*/{ADAPTER_CONFIG}"))
+        hint = f", {folder / steps[-1]} perhaps" if steps else ""
+        raise ExportError(f"{folder}: no {ADAPTER_CONFIG}; give the folder of a PEFT adapter{hint}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

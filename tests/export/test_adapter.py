@@ -15,7 +15,10 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("peft")
+pytest.importorskip("onnxruntime")
 
+import numpy as np
+import onnx_ir as ir
 import peft
 import torch
 import transformers
@@ -23,10 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+import edgellama.export.adapter as adapter_module
 from edgellama.export.adapter import ADAPTER_WEIGHTS, AdaptedCheckpoint, open_adapter
 from edgellama.export.adapter_config import AdapterConfig, read_adapter_config
 from edgellama.export.checkpoint import HEAD, TABLE, open_checkpoint
 from edgellama.export.error import ExportError
+from edgellama.export.reference import reference_logits
+from edgellama.export.to_onnx import portable_model
+from edgellama.optimize.portable_session import PortableSession
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEARS = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
@@ -198,21 +205,33 @@ def test_tied_models(
     require_equal(adapted, merged_by_peft(base, adapter))
 
 
-def test_the_merged_model_computes_the_same(make_base: Any, make_adapter: Any) -> None:
-    """The adapted model before any merge has the same logits, but for rounding."""
-    base = make_base(torch.float32)
-    adapter = make_adapter(base, target_modules=LINEARS)
+@pytest.mark.parametrize(
+    ("tied", "options"),
+    [
+        (False, {"target_modules": LINEARS}),
+        (True, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    ],
+)
+def test_graph_and_reference_compute_what_peft_does(
+    make_base: Any, make_adapter: Any, tmp_path: Path, tied: bool, options: dict[str, Any]
+) -> None:
+    """Before any merge too, but for rounding."""
+    base = make_base(torch.float32, tied=tied)
+    adapter = make_adapter(base, **options)
+    ids = list(range(20))
     model = transformers.AutoModelForCausalLM.from_pretrained(base)
-    ids = torch.arange(20)[None]
     with torch.no_grad():
-        expected = peft.PeftModel.from_pretrained(model, adapter)(ids).logits
-        adapted = open_adapter(adapter, open_checkpoint(base))
-        merged = transformers.AutoModelForCausalLM.from_pretrained(base)
-        before = merged(ids).logits
-        merged.load_state_dict({name: adapted.read(name) for name in adapted.tensors})
-        found = merged(ids).logits
-    assert float((found - expected).abs().max()) < 1e-3
-    assert float((before - expected).abs().max()) > 1
+        alone = model(torch.tensor([ids])).logits[0].numpy()
+        wrapped = peft.PeftModel.from_pretrained(model, adapter)
+        expected = wrapped(torch.tensor([ids])).logits[0].numpy()
+    adapted = open_adapter(adapter, open_checkpoint(base))
+    ((reference,),) = reference_logits(adapted, [ids])
+    ir.save(portable_model(adapted, "float32"), tmp_path / "model.onnx", external_data="data")
+    found = PortableSession(tmp_path / "model.onnx", adapted.model).logits(ids)
+    limit = 1e-4 * np.abs(expected).max()
+    assert np.abs(reference - expected).max() < limit
+    assert np.abs(found - expected).max() < limit
+    assert np.abs(alone - expected).max() > 100 * limit
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +250,17 @@ def test_any_rows_are_those_of_the_whole(adapted: AdaptedCheckpoint, data: st.Da
     stop = data.draw(st.integers(start, rows))
     found = adapted.read_rows(name, start, stop)
     assert torch.equal(found, adapted.read(name)[start:stop])
+
+
+def test_large_products_are_made_in_blocks(
+    adapted: AdaptedCheckpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [TABLE, "model.layers.0.mlp.up_proj.weight", "model.layers.2.mlp.down_proj.weight"]
+    whole = {name: adapted.read(name) for name in names}
+    monkeypatch.setattr(adapter_module, "_BLOCK_ROWS", 100)
+    for name, expected in whole.items():
+        assert torch.equal(adapted.read(name), expected)
+        assert torch.equal(adapted.read_rows(name, 33, 190), expected[33:190])
 
 
 def test_threads_read_the_same(adapted: AdaptedCheckpoint) -> None:
@@ -407,8 +437,11 @@ def test_a_merge_beyond_float16_is_refused(make_base: Any, make_adapter: Any) ->
 def test_files_that_are_missing_or_pickled(folder: Path, base: Any, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="does not exist"):
         open_adapter(tmp_path / "nowhere", base)
-    with pytest.raises(ExportError, match=r"no adapter_config\.json"):
+    with pytest.raises(ExportError, match=r"no adapter_config\.json; .* adapter$"):
         open_adapter(tmp_path, base)
+    shutil.copytree(folder, tmp_path / "run" / "checkpoint-20")
+    with pytest.raises(ExportError, match="run/checkpoint-20 perhaps"):
+        open_adapter(tmp_path / "run", base)
     (folder / ADAPTER_WEIGHTS).rename(folder / "adapter_model.bin")
     with pytest.raises(ExportError, match=r"only pickle weights \(adapter_model\.bin\)"):
         open_adapter(folder, base)
