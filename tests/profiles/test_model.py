@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,28 @@ def test_published_models(tmp_path: Path, name: str, spelling: str) -> None:
         tie_word_embeddings=tied,
     )
     assert config.num_parameters == parameters
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("spelling", ["rope_scaling", "rope_parameters"])
+def test_transformers_reads_the_same(name: str, spelling: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    raw = PUBLISHED[name] if spelling == "rope_scaling" else in_transformers_5(PUBLISHED[name])
+    theirs = transformers.LlamaConfig.from_dict(raw)
+    ours = model_config_from_dict(raw)
+    assert ours.num_layers == theirs.num_hidden_layers
+    assert (ours.num_heads, ours.num_kv_heads, ours.head_dim) == (
+        theirs.num_attention_heads,
+        theirs.num_key_value_heads,
+        theirs.head_dim,
+    )
+    assert ours.rms_norm_eps == theirs.rms_norm_eps
+    assert ours.tie_word_embeddings == theirs.tie_word_embeddings
+    rope = theirs.rope_parameters
+    assert ours.rope_theta == rope["rope_theta"]
+    assert (ours.rope_scaling is None) == (rope["rope_type"] == "default")
+    if ours.rope_scaling is not None:
+        assert asdict(ours.rope_scaling).items() <= rope.items()
 
 
 def without(*keys: str) -> dict[str, Any]:
