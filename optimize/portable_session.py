@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 import onnxruntime as ort
 
 from edgellama.optimize.pipeline import BuildError
@@ -22,13 +23,25 @@ _CACHE_TYPES: Mapping[str, Any] = {
     "tensor(float8e4m3fn)": 17,
     "tensor(int8)": np.int8,
 }
-_SESSION_KEYS = {
+_SESSION_KEYS: dict[str, str] = {
     # A dequantised linear becomes MatMulNBits, whose default rounds the activations to int8, which
     # the graph does not say; 1 is float32.
     "session.qdq_matmulnbits_accuracy_level": "1",
 }
+# onnxruntime fuses an fp8 linear into an integer product, and then refuses what it made.
+_FP8_KEYS = {"session.disable_quant_qdq": "1"}
 # One cache after another, `LAYER.key` before `LAYER.value`; values of onnxruntime.
 Past = list[Any]
+
+
+def _session_keys(path: Path) -> Mapping[str, str]:
+    """Return the settings with which onnxruntime computes a graph as it says."""
+    try:
+        graph = ir.load(path).graph
+    except Exception as error:  # protobuf's class, which onnx_ir does not name
+        raise BuildError(f"{path} is not an ONNX model ({error}); export again") from error
+    fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in graph.initializers.values())
+    return _SESSION_KEYS | _FP8_KEYS if fp8 else _SESSION_KEYS
 
 
 class PortableSession:
@@ -45,7 +58,7 @@ class PortableSession:
         options.log_severity_level = _LOG_ERRORS
         if threads is not None:
             options.intra_op_num_threads = threads
-        for key, value in _SESSION_KEYS.items():
+        for key, value in _session_keys(path).items():
             options.add_session_config_entry(key, value)
         if not prepack:
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -24,6 +24,7 @@ from edgellama.export.stored import StoredLinear
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize import quantized_graph
 from edgellama.optimize.pipeline import BuildError, run_passes
+from edgellama.optimize.portable_session import PortableSession
 from edgellama.optimize.quantized_graph import quantize_portable
 from edgellama.optimize.recipes import GROUPS, PreScales, layer_linears
 from edgellama.optimize.stored_weights import StoredWeights
@@ -264,6 +265,27 @@ def test_quantised_inputs_compute_what_their_codes_say(
     engine = engine_logits(graph, case.model, tmp_path / "engine")
     compare(engine, expected, 5e-2)
     assert np.median(np.abs(engine - expected)) <= 2e-3 * np.abs(expected).max()
+
+
+def test_the_portable_session_computes_what_the_graph_says(case: Case, tmp_path: Path) -> None:
+    """With onnxruntime's own fusions, which must not round what the graph does not."""
+    for weights, embedding, kv in (
+        ("int4_awq", "int8", "fp8"),
+        ("int8", "int4_rtn", "int8"),
+        ("int8_sq", "bf16", "fp32"),
+        ("fp8", "fp16", "fp8"),
+    ):
+        wanted = precision(weights, embedding, kv)
+        scales = make_scales(
+            case, None if weights == "int8" else weights, None if kv == "fp32" else kv
+        )
+        graph = case.graph()
+        quantize_portable(graph, case.model, wanted, scales)
+        expected = portable_logits(graph, case.model, tmp_path / weights)
+        ours = PortableSession(tmp_path / weights / "model.onnx", case.model).logits(IDS, CHUNKS)
+        error = np.abs(ours - expected)
+        assert np.median(error) <= 1e-4 * np.abs(expected).max(), (weights, kv)
+        assert error.max() <= 5e-2 * np.abs(expected).max(), (weights, kv)
 
 
 @pytest.mark.parametrize("per_tensor", [False, True])
