@@ -67,6 +67,20 @@ def test_a_range_is_what_a_key_reaches_between_the_first_and_the_last_position(
     np.testing.assert_allclose(found, reached, rtol=2e-3, atol=1e-4)
 
 
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.integers(0, 40), st.integers(0, 10**6))
+def test_a_range_lies_between_what_was_met_and_the_length_of_the_pair(
+    seed: int, tokens: int, start: int, more: int
+) -> None:
+    keys = draw(seed, tokens)
+    found = key_range(keys, start, FREQUENCIES, start + tokens + more)
+    lengths = np.hypot(keys[..., :PAIRS], keys[..., PAIRS:]).max(axis=0)
+    assert (found >= np.abs(keys).max(axis=0)).all()
+    assert (found <= np.tile(lengths, 2) * (1 + 1e-6)).all()
+    wider = key_range(keys, start, FREQUENCIES, 2 * (start + tokens + more))
+    assert (wider >= found - 1e-6).all()
+
+
 def test_a_slow_pair_keeps_two_ranges_and_a_fast_pair_shares_one() -> None:
     keys = np.zeros((2, 1, 2 * PAIRS), np.float32)
     keys[1, 0, 0] = keys[1, 0, PAIRS - 1] = 10.0  # position 1, first channels of two pairs
