@@ -38,13 +38,25 @@ def _ancestors(value: ir.Value) -> set[ir.Node]:
     return found
 
 
+def _reads_first_layer(value: ir.Value) -> bool:
+    """Whether a value depends on a weight of the layer before the template."""
+    own = f"model.layers.{TEMPLATE - 1}."
+    read = [value, *(v for node in _ancestors(value) for v in node.inputs if v is not None)]
+    return any((v.name or "").startswith(own) for v in read)
+
+
 def _body(graph: ir.Graph, before: ir.Value, after: ir.Value) -> list[ir.Node]:
     """Return the nodes of the template layer in graph order, checked to be closed.
 
-    They read what is outside them, and hand on `after` and the layer's present alone.
+    They read `before`, what all layers share, and their own weights and past; they hand on
+    `after` and the layer's present alone.
     """
     members = _ancestors(after) - _ancestors(before)
     body = [node for node in graph if node in members]
+    read = {v for node in body for v in node.inputs if v is not None and v is not before}
+    for value in read - {made for node in body for made in node.outputs}:
+        if _reads_first_layer(value):
+            raise RuntimeError(f"layer {TEMPLATE} also reads {value.name} of the layer before")
     for node in body:
         for value in node.outputs:
             leaks = any(use.node not in members for use in value.uses())

@@ -162,6 +162,16 @@ def test_a_layer_that_is_read_elsewhere_is_not_stamped() -> None:
         stamp_layers(model, 3)
 
 
+def test_a_layer_that_reads_into_the_one_before_is_not_stamped() -> None:
+    model = two_layers()
+    norm = ir.Value(name="model.layers.0.norm.weight")
+    model.graph.initializers["model.layers.0.norm.weight"] = norm
+    second = next(n for n in reversed(model.graph) if n.op_type == "Mul")
+    second.replace_input_with(1, norm)
+    with pytest.raises(RuntimeError, match=r"also reads model\.layers\.0\.norm\.weight"):
+        stamp_layers(model, 3)
+
+
 def test_a_graph_of_another_form_is_not_stamped() -> None:
     model = two_layers()
     add = next(n for n in reversed(model.graph) if n.op_type == "Add")
