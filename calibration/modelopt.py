@@ -24,7 +24,7 @@ _PRESETS = {"int4_awq": "INT4_AWQ_CFG", "int8_sq": "INT8_SMOOTHQUANT_CFG", "fp8"
 # modelopt compares clip candidates on about this many tokens of a batch (`max_tokens_per_batch`).
 _CLIP_TOKENS = 64
 # Products float32 that the clip search holds at once: rows * tokens * inputs.
-_CLIP_PRODUCTS = 1 << 24
+_CLIP_PRODUCTS = 1 << 22
 
 
 def quantization_config(recipe: Recipe) -> dict[str, Any]:
@@ -84,19 +84,37 @@ def _quantize(module: nn.Module, batches: Sequence[torch.Tensor], config: dict[s
 
 
 def _clipped(
-    weight: torch.Tensor, batches: Sequence[torch.Tensor], config: dict[str, Any]
+    weight: torch.Tensor, batches: Sequence[torch.Tensor], config: dict[str, Any], block: int
 ) -> torch.Tensor:
-    """Search clipped amax [N, blocks]; rows are independent, so they are searched block by block.
+    """Search clipped amax float32 [N * blocks]; the same as modelopt's, in a fraction of the time.
 
-    modelopt quantises the whole weight again for each block of rows and ratio; as linears of their
-    own, the blocks give the same numbers in a fraction of the time. The batches are thinned as
-    `awq_clip` thins them, which leaves the tokens it compares and spares the others' products.
+    Rows are independent, so blocks of them are searched as linears of their own: of a whole weight,
+    modelopt quantises all again for each block of rows and ratio. It sees condensed inputs.
     """
     thinned = [batch[:: max(1, len(batch) // _CLIP_TOKENS)] for batch in batches]
-    tokens = max(map(len, thinned))
-    rows = _Rows(weight, max(1, _CLIP_PRODUCTS // (tokens * weight.shape[1])))
-    _quantize(rows, thinned, {**config, "algorithm": {"method": "awq_clip"}})
-    return torch.cat([_weight_amax(block).flatten() for block in rows.blocks])
+    shown = condensed(thinned, block) if sum(map(len, thinned)) > block else torch.cat(thinned)
+    algorithm = {"method": "awq_clip", "max_tokens_per_batch": len(shown)}
+    rows = _Rows(weight, max(1, _CLIP_PRODUCTS // shown.numel()))
+    _quantize(rows, [shown], {**config, "algorithm": algorithm})
+    return torch.cat([_weight_amax(part).flatten() for part in rows.blocks])
+
+
+def condensed(batches: Sequence[torch.Tensor], block: int) -> torch.Tensor:
+    """Return `block` rows [block, K] on which every clip candidate does as on all the batches.
+
+    A candidate with the error e in a block of a row loses the mean over tokens of (x . e)^2 =
+    e' (sum of x x') e: only that matrix of the inputs matters, and its square root has `block`
+    rows. Batches count equally, as in modelopt.
+    """
+    columns = batches[0].shape[1]
+    products = torch.zeros(columns // block, block, block, dtype=torch.float64)
+    for batch in batches:
+        parts = batch.double().reshape(len(batch), -1, block).transpose(0, 1)
+        products += parts.transpose(1, 2) @ parts / len(batch)
+    sizes, directions = torch.linalg.eigh(products)
+    roots = sizes.clamp(min=0).sqrt().unsqueeze(2) * directions.transpose(1, 2)
+    rows: torch.Tensor = roots.transpose(0, 1).reshape(block, columns)
+    return rows.float()
 
 
 def _weight_amax(linear: nn.Module) -> torch.Tensor:
@@ -122,7 +140,7 @@ def calibrate_linear(
     pre_scale: torch.Tensor | None = None
     input_amax: float | None = None
     if recipe.awq == "awq_clip":
-        amax = _clipped(weight, batches, config)
+        amax = _clipped(weight, batches, config, recipe.block_size or 0)
     else:
         searched = {**config, "algorithm": {"method": "awq_lite"}} if recipe.awq else config
         model = nn.Sequential(_linear(weight))
@@ -132,7 +150,8 @@ def calibrate_linear(
         if recipe.awq == "awq_full":
             assert pre_scale is not None, "awq_lite left no pre-scale"
             # The weight has been smoothed in place, so the clip search goes on from there.
-            amax = _clipped(weight, [batch * pre_scale for batch in batches], config)
+            scaled = [batch * pre_scale for batch in batches]
+            amax = _clipped(weight, scaled, config, recipe.block_size or 0)
         else:
             amax = _weight_amax(linear)
         if recipe.weights != "int4_awq":
