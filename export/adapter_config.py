@@ -123,7 +123,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise ExportError(f"{folder}: no {ADAPTER_CONFIG}; give the folder of a PEFT adapter{hint}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ExportError(f"{path}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise ExportError(f"{path}: holds a {type(raw).__name__}; an object is needed")
@@ -195,13 +195,17 @@ def _pattern(patterns: Mapping[str, Any], module: str) -> str:
 
 
 def _rank(path: Path, field: str, value: object) -> int:
-    if type(value) is not int or value < 1:
+    if type(value) is not int or not 1 <= value < 2**31:
         raise ExportError(f"{path}: {field} is {value!r}; a whole number from 1 is needed")
     return value
 
 
 def _alpha(path: Path, field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) < 2**63  # NaN is not below it either
+    ):
         raise ExportError(f"{path}: {field} is {value!r}; a number is needed")
     return value
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +103,7 @@ class ModelConfig:
 
 # The tools whose quantised checkpoints are read: NVIDIA ModelOpt, AutoAWQ, AutoGPTQ and GPTQModel.
 QUANTIZATION_METHODS = ("modelopt", "awq", "gptq")
+_LARGEST = 2**63  # of any number in config.json
 # Relatives of Llama 3 that are other models, and what each is.
 _RELATIVES: Mapping[str, str] = {
     "mllama": "a vision model (Llama 3.2 11B or 90B Vision, Llama Guard 3 11B Vision)",
@@ -117,7 +117,11 @@ def _number(raw: Mapping[str, Any], key: str, default: int | float | None = None
     value = raw.get(key)
     if value is None:  # absent and null mean the same in config.json
         value = default
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not isfinite(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not abs(value) < _LARGEST  # NaN is not below it either
+    ):
         raise UnsupportedModelError(f"config.json: {key} is {value!r}; a number is needed")
     return value
 
@@ -197,7 +201,7 @@ def _require_text_llama(raw: Mapping[str, Any]) -> None:
             f"config.json: model_type is {kind!r}; only 'llama' (text Llama 3) is supported"
         )
     architectures = raw.get("architectures") or ["LlamaForCausalLM"]
-    if "LlamaForCausalLM" not in architectures:
+    if not isinstance(architectures, list) or "LlamaForCausalLM" not in architectures:
         raise UnsupportedModelError(
             f"config.json: architectures is {architectures}; 'LlamaForCausalLM' is needed"
         )
@@ -282,7 +286,7 @@ def read_model_config(checkpoint: Path) -> ModelConfig:
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(f"{path}: not JSON: {error}") from error
     if not isinstance(raw, dict):
         raise UnsupportedModelError(f"{path}: holds a {type(raw).__name__}; an object is needed")

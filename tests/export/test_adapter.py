@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -353,6 +354,30 @@ def test_other_adapters_are_refused(
     edit_config(folder, **changes)
     with pytest.raises(ExportError, match=message):
         open_adapter(folder, base)
+
+
+ANY = st.recursive(
+    st.sampled_from([None, True, "(", "", "a", 0, -1, 3, 2.5, float("nan"), 10**400]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("q"), inner, max_size=1),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_configuration_is_read_or_refused(written: Path, data: st.DataObject) -> None:
+    raw = json.loads((written / "adapter_config.json").read_text())
+    raw[data.draw(st.sampled_from(sorted(raw)))] = data.draw(ANY)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "adapter_config.json").write_text(json.dumps(raw))
+        try:
+            config = read_adapter_config(Path(folder))
+        except ExportError as error:
+            assert "adapter_config.json" in str(error)
+            return
+    for module in ("lm_head", "model.layers.1.self_attn.q_proj"):
+        assert isinstance(config.targets(module), bool) and isinstance(config.saves(module), bool)
+        assert config.rank_of(module) >= 1 and config.scaling_of(module) is not None
 
 
 PREFIX = "base_model.model."

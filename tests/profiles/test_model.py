@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgellama.profiles.model import (
     ModelConfig,
@@ -214,6 +216,7 @@ def test_the_old_name_of_the_rope_type() -> None:
         ({"model_type": "qwen3"}, "model_type is 'qwen3'"),
         ({"vision_config": {"depth": 3}}, "vision_config is set"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
+        ({"architectures": 5}, "architectures is 5"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
         ({"rope_scaling": {**SCALED_8, "factor": "8"}}, "factor is '8'; a number"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "factor is None"),
@@ -257,4 +260,33 @@ def test_a_folder_without_config_is_told_what_it_is(
 ) -> None:
     (tmp_path / file).write_text("{}")
     with pytest.raises(UnsupportedModelError, match=message):
+        read_model_config(tmp_path)
+
+
+LEAVES = [None, True, "", "llama3", "rope_theta", 0, -1, 64, 2.5, 1e400, float("nan"), 10**400]
+JSON = st.recursive(
+    st.sampled_from(LEAVES) | st.integers() | st.floats(),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["rope_type", "factor", "type"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(field=st.sampled_from([*LLAMA_31, "rope_parameters", "partial_rotary_factor"]), value=JSON)
+def test_any_value_is_read_or_refused(field: str, value: Any) -> None:
+    try:
+        config = model_config_from_dict({**LLAMA_31, field: value})
+    except UnsupportedModelError as error:
+        assert str(error).startswith("config.json: ")
+    else:
+        assert config.num_parameters > 0
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "9" * 5000, "\xff"])
+def test_a_file_that_is_no_object(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UnsupportedModelError, match=r"config\.json: (not JSON|holds a list)"):
         read_model_config(tmp_path)
