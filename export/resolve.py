@@ -82,7 +82,12 @@ def _download(what: str, repository: str, revision: str | None, patterns: list[s
     try:
         return Path(
             snapshot_download(
-                repository, revision=revision, allow_patterns=patterns, ignore_patterns=_IGNORED
+                repository,
+                revision=revision,
+                allow_patterns=patterns,
+                ignore_patterns=_IGNORED,
+                # Else it asks the hub for the files of a commit that it has not listed before.
+                local_files_only=constants.HF_HUB_OFFLINE,
             )
         )
     except HFValidationError as error:

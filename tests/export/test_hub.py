@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -285,3 +286,28 @@ def test_configurations_alone_and_adapters(hub: Hub, resolve: Resolve) -> None:
     hub.files = {**ADAPTER, "tokenizer.json": b"{}", **UNWANTED}
     (folder,) = resolve("owner/gated@v1", kind="adapter", HF_TOKEN=TOKEN)
     assert stored(folder) == {**ADAPTER, "tokenizer.json": b"{}"}
+
+
+def test_a_cache_of_another_machine(
+    resolve: Resolve, tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    """Copied by hand, without the notes that huggingface_hub keeps of what is complete."""
+    pytest.importorskip("torch")
+    from edgellama.export.checkpoint import open_checkpoint
+    from edgellama.export.error import ExportError
+    from edgellama.export.resolve import source_name
+
+    cache = tmp_path / "hub" / "models--owner--name"
+    for branch, commit in (("main", COMMIT), ("v2", "2" * 40)):
+        (cache / "refs").mkdir(parents=True, exist_ok=True)
+        (cache / "refs" / branch).write_text(commit)
+        shutil.copytree(make_checkpoint(shard_size="100KB"), cache / "snapshots" / commit)
+    shard = sorted((cache / "snapshots" / ("2" * 40)).glob("*.safetensors"))[0]
+    shard.unlink()
+
+    given = ["owner/name", f"owner/name@{COMMIT}", "owner/name@v2"]
+    main, commit, second = map(Path, resolve(*given, HF_HUB_OFFLINE="1"))
+    assert main == commit == cache / "snapshots" / COMMIT
+    assert open_checkpoint(main).name == source_name(main) == "owner/name"
+    with pytest.raises(ExportError, match=f"shard {shard.name} is missing"):
+        open_checkpoint(second)
