@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from edgellama.cli.given import checkpoint_options
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.progress import progress
 from edgellama.cli.size import size
@@ -25,6 +26,7 @@ def _changed(profile: Profile, **options: int | str | None) -> Profile:
 @click.command("calibrate", cls=Verb)
 @click.argument("profile")
 @click.option("--model", help="Checkpoint folder or hub id; the profile's own by default.")
+@checkpoint_options
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write.")
 @click.option(
     "--text",
@@ -41,6 +43,8 @@ def _changed(profile: Profile, **options: int | str | None) -> Profile:
 def command(
     profile: str,
     model: str | None,
+    adapter: str | None,
+    exact: bool,
     out: Path,
     text: Path | None,
     split: str | None,
@@ -64,10 +68,11 @@ def command(
     from edgellama.calibration.calibrate import STAGE, calibrated_scales
     from edgellama.calibration.recipe import recipe_of
     from edgellama.calibration.scale_files import read_record
-    from edgellama.export.checkpoint import open_checkpoint
-    from edgellama.export.resolve import resolve_model
+    from edgellama.export.resolve import resolve_adapter, resolve_model
     from edgellama.export.to_onnx import peak_rss_bytes
+    from edgellama.optimize.build import read_checkpoint
     from edgellama.optimize.engine_files import write_text_files
+    from edgellama.optimize.quantization import Given
     from edgellama.runtime.text import TextCodec
 
     started = time.monotonic()
@@ -79,7 +84,9 @@ def command(
             ran = ran or stage == STAGE
             show(stage, done, total)
 
-        checkpoint = open_checkpoint(resolve_model(model or wanted.model))
+        merged = None if adapter is None else resolve_adapter(adapter)
+        source = resolve_model(model or wanted.model)
+        checkpoint = read_checkpoint(source, merged, Given(exact=exact))
         recipe_of(wanted, checkpoint.model)  # a profile that needs no scales fails here
         write_text_files(checkpoint.folder, Path(folder))
         codec = TextCodec.load(Path(folder))
