@@ -16,6 +16,7 @@ from edgellama.optimize.portable import read_codec
 from edgellama.optimize.portable_session import Past, PortableSession
 from edgellama.optimize.quantization import PRECISION_KEY
 from edgellama.optimize.source import PortableSource
+from edgellama.runtime.ort import MAX_THREADS
 
 Logits = npt.NDArray[np.float32]
 OnAnswer = Callable[[int, int], None]
@@ -47,7 +48,12 @@ class PortableModel:
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> PortableModel:
-        """Open an exported folder; raises BuildError when it is none or cannot be run here."""
+        """Open an exported folder; raises BuildError when it is none or cannot be run here.
+
+        `threads` None takes all cores.
+        """
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise BuildError(f"threads is {threads}; it must be in [1, {MAX_THREADS}]")
         source = PortableSource(folder)
         session = PortableSession(folder / GRAPH_NAME, source.model, threads=threads, prepack=True)
         return cls(folder, source, session)

@@ -94,6 +94,11 @@ def test_an_answer_ends_at_a_stop_id_and_at_the_capacity(model: PortableModel) -
         model.generate([[5] * 128], 6, ())
 
 
+def test_threads_that_no_machine_has_are_refused(folder: Path) -> None:
+    with pytest.raises(BuildError, match="threads is 0"):
+        PortableModel.load(folder, threads=0)
+
+
 def test_precision_and_size_are_told(folder: Path, model: PortableModel) -> None:
     assert model.precision in ("fp32 / fp32 / fp32 (ONNX)", "fp16 / fp16 / fp16 (ONNX)")
     assert model.size_bytes == sum(f.stat().st_size for f in folder.glob("model.onnx*"))
