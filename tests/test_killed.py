@@ -5,34 +5,43 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgellama.calibration.calibrate import calibrate
+from edgellama.calibration.recipe import Recipe
+from edgellama.calibration.samples import Samples
 from edgellama.calibration.scale_files import load_scales
+from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.resolve import resolve_model
 from edgellama.export.to_onnx import export_portable
 
+pytestmark = pytest.mark.slow
 KILLS = 20
-Start = Callable[..., Any]
+Work = Callable[..., object]
 
 
 @pytest.fixture(scope="module")
-def start() -> Iterator[Start]:
+def start() -> Callable[..., Any]:
     """Start a function in a process whose libraries are loaded already: kills then hit the work."""
     context = multiprocessing.get_context("forkserver")
-    modules = ["edgellama.export.to_onnx", "edgellama.export.reference"]
-    modules += ["edgellama.calibration.calibrate", "modelopt.torch.quantization"]
-    context.set_forkserver_preload(modules)
+    context.set_forkserver_preload(
+        [
+            "edgellama.calibration.calibrate",
+            "edgellama.export.to_onnx",
+            "modelopt.torch.quantization",
+        ]
+    )
 
-    def run(target: Callable[..., object], *args: object) -> Any:
+    def run(target: Work, *args: object) -> Any:
         process = context.Process(target=target, args=args)
         process.start()
         return process
 
-    yield run
+    return run
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -40,75 +49,57 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def kill_at_random(
-    start: Start, work: object, out: Path, check: Callable[[], None]
-) -> dict[str, bytes]:
-    """Kill `work(model, out)` at 20 random moments, `check` what lies there, then let it end.
+    start: Callable[..., Any], work: Work, args: tuple[object, ...], out: Path
+) -> int:
+    """Kill `work(*args, out)` 20 times at random moments; then let it end.
 
-    Returns the final content of `out`.
+    Whenever `out` is there, it must be what an untouched run writes. Returns how many runs had
+    ended before their kill: their result is removed, so that the next one has something to do.
     """
-    model = resolve_model("tiny")
-    process = start(work, model, out.with_name("untouched"))
+    untouched = out.with_name("untouched")
+    process = start(work, *args, untouched)
     began = time.monotonic()
     process.join()
     assert process.exitcode == 0
-    whole = time.monotonic() - began
+    seconds = time.monotonic() - began
     draw = random.Random(20261121)
-    killed = 0
-    for _ in range(KILLS):
-        process = start(work, model, out)
-        process.join(draw.uniform(0, whole))
+    killed = ended = 0
+    while killed < KILLS:
+        process = start(work, *args, out)
+        process.join(draw.uniform(0, seconds))
         if process.is_alive():
             os.kill(process.pid, signal.SIGKILL)
+            process.join()
             killed += 1
-        process.join()
-        check()
-    assert killed >= KILLS // 2, "the kills came too late to prove anything"
-    process = start(work, model, out)
+        if out.exists():
+            assert content(out) == content(untouched)
+            ended += 1
+            for path in out.iterdir():
+                path.unlink()
+            out.rmdir()
+        assert ended <= 2 * KILLS, "the kills come too late to prove anything"
+    process = start(work, *args, out)
     process.join()
     assert process.exitcode == 0
-    return content(out)
+    assert content(out) == content(untouched)
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted([out.name, "untouched"])
+    return ended
 
 
-@pytest.mark.slow
-def test_a_killed_export_leaves_a_whole_model_or_none(start: Start, tmp_path: Path) -> None:
-    out = tmp_path / "model"
-
-    def check() -> None:
-        if out.exists():  # an earlier run had ended: it must still be whole
-            assert content(out) == content(tmp_path / "untouched")
-
-    final = kill_at_random(start, export_portable, out, check)
-    assert final == content(tmp_path / "untouched")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "untouched"]
-
-
-# A function of this file could not be found by the other process.
-CALIBRATE = """
-from edgellama.calibration.calibrate import calibrate
-from edgellama.calibration.recipe import Recipe
-from edgellama.calibration.samples import Samples
-from edgellama.export.checkpoint import open_checkpoint
-
-recipe = Recipe("fp8", kv="int8", granularity="channel", capacity=512)
-sequences = tuple(tuple(range(first, first + 64)) for first in (100, 900))
-calibrate(open_checkpoint(model), recipe, Samples(sequences, "ids", 128, 64, 0), out)
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_calibration_goes_on_and_gives_the_same_scales(
-    start: Start, tmp_path: Path
+def test_a_killed_export_leaves_a_whole_model_or_none(
+    start: Callable[..., Any], tmp_path: Path
 ) -> None:
-    out = tmp_path / "scales"
+    kill_at_random(start, export_portable, (resolve_model("tiny"),), tmp_path / "model")
 
-    def check() -> None:
-        if out.exists():
-            load_scales(out)
-            assert content(out) == content(tmp_path / "untouched")
 
-    def start_script(script: str, model: Path, folder: Path) -> Any:
-        return start(exec, script, {"model": model, "out": folder})
-
-    final = kill_at_random(start_script, CALIBRATE, out, check)
-    assert final == content(tmp_path / "untouched")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scales", "untouched"]
+def test_a_killed_calibration_goes_on_to_the_same_scales(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    draw = random.Random(7)
+    sequences = tuple(tuple(draw.choices(range(256), k=64)) for _ in range(4))
+    samples = Samples(sequences, "random", requested=256, length=64, seed=7)
+    recipe = Recipe(weights="fp8", kv="int8", granularity="channel", capacity=128)
+    checkpoint = open_checkpoint(resolve_model("tiny"))
+    kill_at_random(start, calibrate, (checkpoint, recipe, samples), tmp_path / "scales")
+    scales = load_scales(tmp_path / "scales")
+    assert len(scales.cache) == 2 * checkpoint.model.num_layers
