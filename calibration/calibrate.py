@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from edgellama.calibration.check_scales import weights_digest
 from edgellama.calibration.documents import default_documents, read_documents
 from edgellama.calibration.layer_scales import BATCH_ROWS, cache_amax, linear_scales
 from edgellama.calibration.layers import GROUPS, LayerStream, embedded
@@ -196,6 +197,7 @@ def _record(
         "model": {
             "name": source_name(checkpoint.folder),
             "fingerprint": checkpoint.fingerprint(),
+            "weights_digest": weights_digest(checkpoint),
             "config": asdict(checkpoint.model),
         },
         "recipe": recipe.as_dict(),

@@ -2,13 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
 
 from edgellama.calibration.recipe import BLOCK_PRECISION, CalibrationError
 from edgellama.calibration.scales import LinearScales, Scales
-from edgellama.export.checkpoint import expected_tensors
+from edgellama.export.checkpoint import Checkpoint, expected_tensors
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import CALIBRATED_KV, CALIBRATED_WEIGHTS, Precision
+
+_SAMPLED_ROWS = 2  # of each linear; enough to tell one training from another
+
+
+def weights_digest(checkpoint: Checkpoint) -> str:
+    """Return a digest of the model's first rows of every linear, and of nothing else.
+
+    Unlike the fingerprint of the files it is the same for a copy of them, whose times differ; the
+    shape of a model says nothing about which of its trainings it is.
+    """
+    digest = hashlib.sha256()
+    for name, _shape in _linears(checkpoint.model):
+        rows = checkpoint.read_rows(name, 0, _SAMPLED_ROWS)
+        digest.update(name.encode() + b"\0" + rows.to(torch.float32).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_model(record: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+    """Raise CalibrationError where scales were measured on another model of the same shape.
+
+    `record` is the JSON beside the scales, as `read_record` returns it.
+    """
+    origin = record.get("model")
+    found = origin.get("weights_digest") if isinstance(origin, Mapping) else None
+    if found != weights_digest(checkpoint):
+        name = origin.get("name") if isinstance(origin, Mapping) else None
+        raise CalibrationError(
+            f"the scales were measured on other weights (of {name!r}) than those of "
+            f"{checkpoint.folder}; calibrate this model"
+        )
 
 
 def check_scales(scales: Scales, model: ModelConfig, precision: Precision) -> None:

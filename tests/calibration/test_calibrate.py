@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import pytest
 import torch
 
 from edgellama.calibration.calibrate import calibrate, calibrated_scales
-from edgellama.calibration.check_scales import check_scales
+from edgellama.calibration.check_scales import check_model, check_scales
 from edgellama.calibration.layers import GROUPS, LayerStream, embedded, weight_name
 from edgellama.calibration.partial import STATE_NAME, open_partial, partial_folder
 from edgellama.calibration.recipe import CalibrationError, Recipe
 from edgellama.calibration.samples import Samples
-from edgellama.calibration.scale_files import RECORD_NAME, TENSORS_NAME, load_scales
-from edgellama.export.checkpoint import Checkpoint
+from edgellama.calibration.scale_files import RECORD_NAME, TENSORS_NAME, load_scales, read_record
+from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.profiles.profile import Precision, Profile, load_profile
 from edgellama.runtime.text import TextCodec
 
@@ -208,6 +209,18 @@ def test_scales_of_something_else_are_refused(
 ) -> None:
     with pytest.raises(CalibrationError, match=message):
         check_scales(load_scales(whole), replace(tiny.model, **change), precision)  # type: ignore[arg-type]
+
+
+def test_scales_of_another_training_are_refused(
+    tiny: Checkpoint, whole: Path, tmp_path: Path, make_checkpoint: Callable[..., Path]
+) -> None:
+    record = read_record(whole)
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny.folder, copy)  # other file times, the same weights
+    os.utime(copy / "model.safetensors", (1, 1))
+    check_model(record, open_checkpoint(copy))
+    with pytest.raises(CalibrationError, match="measured on other weights \\(of 'tiny'\\)"):
+        check_model(record, open_checkpoint(make_checkpoint()))
 
 
 def profile_for(precision: Precision, tokens: int) -> Profile:
