@@ -13,6 +13,7 @@ from edgellama.optimize.passes.quantize_linears import quantize_linears
 from edgellama.optimize.passes.quantize_tables import quantize_tables
 from edgellama.optimize.passes.round_cache import CACHE_TYPES, round_cache
 from edgellama.optimize.pipeline import BuildError, PassStep, run_passes
+from edgellama.optimize.pre_scale_places import place_pre_scales
 from edgellama.optimize.recipes import (
     HEAD,
     ROUNDED_TYPES,
@@ -20,7 +21,6 @@ from edgellama.optimize.recipes import (
     Stored,
     layer_linears,
     linear_recipes,
-    place_pre_scales,
     rounded_recipe,
 )
 from edgellama.profiles.model import ModelConfig

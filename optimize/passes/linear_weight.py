@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import add_initializer, insert_before
 from edgellama.optimize.passes.match import dims, is_weight, operand, producer
-from edgellama.optimize.quantized_weight import Layout, QuantizedWeight, ReadWeight
+from edgellama.optimize.quantized_weight import Layout, QuantizedWeight
+from edgellama.optimize.read_weight import ReadWeight
 from edgellama.optimize.weight_tensors import CodesTensor, ScalesTensor
 
 CODES, SCALES, HALF = ".codes", ".scales", ".half"

@@ -25,8 +25,9 @@ from edgellama.export.to_onnx import export_portable
 from edgellama.optimize import quantized_graph
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.portable_session import PortableSession
+from edgellama.optimize.pre_scale_places import PreScales
 from edgellama.optimize.quantized_graph import quantize_portable
-from edgellama.optimize.recipes import GROUPS, PreScales, layer_linears
+from edgellama.optimize.recipes import GROUPS, layer_linears
 from edgellama.optimize.stored_weights import StoredWeights
 from edgellama.optimize.targets.ort import finish_interface, ort_steps
 from edgellama.profiles.model import ModelConfig

@@ -23,10 +23,10 @@ from edgellama.optimize.quantized_weight import (
     JoinedWeight,
     Layout,
     QuantizedWeight,
-    ReadWeight,
     RoundedWeight,
     ScaledWeight,
 )
+from edgellama.optimize.read_weight import ReadWeight
 from edgellama.optimize.weight_tensors import (
     BlobTensor,
     CodesTensor,
