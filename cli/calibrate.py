@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -71,13 +70,12 @@ def command(
     from edgellama.export.resolve import resolve_adapter, resolve_model
     from edgellama.export.to_onnx import peak_rss_bytes
     from edgellama.optimize.build import read_checkpoint
-    from edgellama.optimize.engine_files import write_text_files
+    from edgellama.optimize.portable import read_codec
     from edgellama.optimize.quantization import Given
-    from edgellama.runtime.text import TextCodec
 
     started = time.monotonic()
     ran = False
-    with progress() as show, tempfile.TemporaryDirectory() as folder:
+    with progress() as show:
 
         def report(stage: str, done: int, total: int) -> None:
             nonlocal ran
@@ -88,8 +86,7 @@ def command(
         source = resolve_model(model or wanted.model)
         checkpoint = read_checkpoint(source, merged, Given(exact=exact))
         recipe_of(wanted, checkpoint.model)  # a profile that needs no scales fails here
-        write_text_files(checkpoint.folder, Path(folder))
-        codec = TextCodec.load(Path(folder))
+        codec = read_codec(checkpoint.folder, checkpoint.adapter)
         calibrated_scales(checkpoint, codec, wanted, text, out, report, split=split)
     record = read_record(out)
     document = {

@@ -22,7 +22,7 @@ from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.quantize import quantize_rows
 from edgellama.optimize.quantized_graph import nothing_stored, quantize_portable
 from edgellama.profiles.model import ModelConfig
-from edgellama.profiles.profile import Precision, Profile
+from edgellama.profiles.profile import CALIBRATED_KV, Precision, Profile
 from edgellama.runtime.text import TextCodec
 
 Progress = Callable[[str, int, int], None]
@@ -170,6 +170,26 @@ def _require_text(profile: Profile, codec: TextCodec | None) -> TextCodec:
     return codec
 
 
+def given_scales(
+    folder: Path, model: ModelConfig, profile: Profile
+) -> tuple[Scales, dict[str, Any]]:
+    """Load scales and their record, checked against the model and the profile.
+
+    Ranges of cached keys hold up to the capacity that they were measured for. Raises
+    CalibrationError and BuildError.
+    """
+    scales, record = load_scales(folder), read_record(folder)
+    check_scales(scales, model, profile.precision)
+    measured = record["recipe"]["capacity"]
+    wanted = min(profile.limits.capacity, model.max_position_embeddings)
+    if profile.precision.kv in CALIBRATED_KV and measured < wanted:
+        raise BuildError(
+            f"{folder} has cache scales for {measured} positions, the profile's slots hold "
+            f"{wanted}; calibrate with that limits.capacity, or lower it to {measured}"
+        )
+    return scales, record
+
+
 def quantization_of(
     checkpoint: Checkpoint,
     codec: TextCodec | None,
@@ -206,9 +226,8 @@ def quantization_of(
         scales = None if cache is None else Scales(None, 0, {}, precision.kv, cache)
         return Quantization(precision, scales, stored, record)
     if given.scales is not None:
-        scales = load_scales(given.scales)
-        check_scales(scales, checkpoint.model, missing)
-        origin = read_record(given.scales)
+        needed = replace(profile, precision=missing)
+        scales, origin = given_scales(given.scales, checkpoint.model, needed)
     else:
         needed = replace(profile, precision=missing)
         scales = calibrated_scales(

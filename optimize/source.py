@@ -14,8 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from edgellama.calibration.check_scales import check_scales
-from edgellama.calibration.scale_files import load_scales, read_record
 from edgellama.export.checkpoint import Checkpoint
 from edgellama.export.reference import OnLogits, Variant, as_stored, reference_logits
 from edgellama.export.stage import require_disk_space
@@ -34,6 +32,7 @@ from edgellama.optimize.quantization import (
     PRECISION_KEY,
     Given,
     Quantization,
+    given_scales,
     is_float32,
     quantization_of,
 )
@@ -216,9 +215,8 @@ class PortableSource:
                 f"need calibrated scales, which are measured on the checkpoint: use `edgellama "
                 "build`, `edgellama export --precision`, or give --scales"
             )
-        scales = load_scales(given.scales)
-        check_scales(scales, self.model, precision)
-        return Quantization(precision, scales, record={"scales": read_record(given.scales)})
+        scales, record = given_scales(given.scales, self.model, profile)
+        return Quantization(precision, scales, record={"scales": record})
 
     def graph(self, quantization: Quantization) -> ir.Model:
         """Read the graph; the weights stay in the memory-mapped file until they are written."""
