@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgellama.calibration.calibrate import calibrated_scales
-from edgellama.calibration.check_scales import check_scales
+from edgellama.calibration.check_scales import check_model, check_scales
 from edgellama.calibration.scale_files import load_scales, read_record
 from edgellama.calibration.scales import Scales
 from edgellama.export.checkpoint import Checkpoint
@@ -228,6 +228,7 @@ def quantization_of(
     if given.scales is not None:
         needed = replace(profile, precision=missing)
         scales, origin = given_scales(given.scales, checkpoint.model, needed)
+        check_model(origin, checkpoint)
     else:
         needed = replace(profile, precision=missing)
         scales = calibrated_scales(

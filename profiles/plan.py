@@ -113,16 +113,16 @@ def require_support(model: ModelConfig, profile: Profile) -> None:
         if width % precision.block_size:
             raise ProfileError(
                 f"profile {profile.name}: precision.weights is 'int4_awq' with block_size "
-                f"{precision.block_size}, but {name} {width} is no multiple of it; use a "
-                f"block size of {_dividing_blocks(model)} or weights 'int4_rtn', which pads"
+                f"{precision.block_size}, but {name} {width} is no multiple of it; use "
+                f"{_dividing_blocks(model)}weights 'int4_rtn', which pads"
             )
 
 
 def _dividing_blocks(model: ModelConfig) -> str:
-    """Name the block sizes that divide every linear's inputs."""
+    """Name the block sizes that divide every linear's inputs, as the start of advice."""
     widths = (model.hidden_size, model.query_size, model.intermediate_size)
     sizes = [str(size) for size in BLOCK_SIZES if not any(width % size for width in widths)]
-    return " or ".join(sizes) or "none of those supported"
+    return f"block_size {' or '.join(sizes)}, or " if sizes else ""
 
 
 def make_plan(model: ModelConfig, profile: Profile) -> Plan:

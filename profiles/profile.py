@@ -107,7 +107,7 @@ class Calibration:
     `kv` says whether a cache scale covers a channel or a whole tensor.
     """
 
-    awq: str = "awq_lite"
+    awq: str = "awq_full"
     tokens: int = 4096
     length: int = 512
     seed: int = 0

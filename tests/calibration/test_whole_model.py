@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from edgellama.calibration.recipe import Recipe
 from edgellama.calibration.samples import Samples
 from edgellama.calibration.scales import LinearScales
 from edgellama.export.checkpoint import Checkpoint
+from edgellama.optimize.portable import export_model
+from edgellama.optimize.portable_session import PortableSession
+from edgellama.optimize.quantization import Given
+from edgellama.profiles.profile import load_profile
 
 Floats = npt.NDArray[np.float32]
 RELATIVE = 1e-3
@@ -144,3 +149,44 @@ def test_scales_are_those_of_the_whole_model(
             # A key is also held to what it reaches at other positions of a slot.
             key = float(attention.k_bmm_quantizer.amax)
             assert key <= float(found.cache[f"{layer}.key"][0])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "largest", "middle"),
+    [
+        (Recipe("int4_awq", block_size=32, awq="awq_lite"), 1e-4, 1e-5),
+        # An input between two fp8 codes goes to either, and the next layers carry that on.
+        (Recipe("fp8"), 5e-2, 2e-3),
+    ],
+    ids=["int4_awq", "fp8"],
+)
+def test_the_exported_model_computes_what_modelopt_simulates(
+    tiny: Checkpoint,
+    samples: Samples,
+    tmp_path: Path,
+    recipe: Recipe,
+    largest: float,
+    middle: float,
+) -> None:
+    assert recipe.weights is not None
+    model = quantized_model(tiny.folder, recipe, samples.sequences)
+    calibrate(tiny, recipe, samples, tmp_path / "scales")
+    base = load_profile("cpu-tiny")
+    precision = replace(base.precision, weights=recipe.weights, embedding="fp32")
+    export_model(
+        tiny.folder,
+        tmp_path / "model",
+        replace(base, precision=precision),
+        given=Given(tmp_path / "scales"),
+    )
+    session = PortableSession(tmp_path / "model" / "model.onnx", tiny.model)
+    differences = []
+    for sequence in samples.sequences[:2]:
+        ours = session.logits(sequence)
+        with torch.no_grad():
+            theirs = model(torch.tensor([sequence])).logits[0].numpy()
+        differences.append(np.abs(ours - theirs) / np.abs(theirs).max())
+    difference = np.concatenate(differences)
+    print(f"{recipe.weights}: max {difference.max():.2e}, median {np.median(difference):.2e}")
+    assert difference.max() <= largest
+    assert np.median(difference) <= middle

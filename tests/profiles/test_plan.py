@@ -86,6 +86,9 @@ def test_kv_bytes_per_token() -> None:
         ("fp16", 172 * 64 * 2),
         ("int8", 192 * 64 + 6 * 64 * 4),  # 172 rows become 6 blocks of 32
         ("int4_rtn", 192 * 64 // 2 + 6 * 64 * 4),
+        ("bf16", 172 * 64 * 2),
+        ("fp8", 172 * 64 + 4),
+        ("int8_sq", 172 * 64 + 64 * 4),
     ],
 )
 def test_a_matrix_takes_values_and_scales(precision: str, size: int) -> None:
@@ -108,6 +111,27 @@ def test_the_plan_by_hand() -> None:
     assert plan.total_bytes == 223_680 + 20_971_520 + 296_960
     assert plan.memory_bytes == 2**30
     assert plan.fits and plan.as_dict()["fits"] is True
+
+
+def with_precision(**changes: object) -> Profile:
+    base = tiny_profile()
+    return replace(base, precision=replace(base.precision, **changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kv", ["fp16", "fp8"])
+def test_a_cache_that_the_target_has_not_is_refused(kv: str) -> None:
+    with pytest.raises(ProfileError, match=rf"precision.kv is '{kv}'.*caches of fp32 and int8"):
+        require_fit(STORIES, with_precision(kv=kv))
+
+
+def test_blocks_that_do_not_divide_are_refused_for_awq() -> None:
+    odd = replace(STORIES, intermediate_size=352)
+    require_fit(odd, with_precision(weights="int4_awq", block_size=32))
+    with pytest.raises(ProfileError, match=r"intermediate_size 352 .*; use block_size 32, or"):
+        require_fit(odd, with_precision(weights="int4_awq", block_size=64))
+    with pytest.raises(ProfileError, match=r"172 is no multiple of it; use weights 'int4_rtn'"):
+        require_fit(replace(STORIES, intermediate_size=172), with_precision(weights="int4_awq"))
+    require_fit(odd, with_precision(weights="int4_rtn", block_size=64))
 
 
 def test_a_slot_is_no_longer_than_the_model() -> None:

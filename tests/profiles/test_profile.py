@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from edgellama.profiles.profile import ProfileError, load_profile, profile_names
+from edgellama.profiles.profile import (
+    ProfileError,
+    load_profile,
+    profile_from_dict,
+    profile_names,
+)
 
 VALID = """
 description = "A test device"
@@ -55,6 +60,21 @@ WRONG = (
     ('model = "tiny"', "", "model is None; a text is needed"),
     ('model = "tiny"', 'model = "tiny"\ncolour = "red"', "unknown key 'colour'"),
     ("[device]", "[device", "not TOML"),
+    ('embedding = "fp16"', 'embedding = "fp8"', "precision.embedding is 'fp8'; supported: "),
+    ("max_queue = 8", "max_queue = 8\n[calibration]\ntokens = 0", "calibration.tokens is 0; it"),
+    ("max_queue = 8", "max_queue = 8\n[calibration]\nlength = 1", "calibration.length is 1; it"),
+    ("max_queue = 8", 'max_queue = 8\n[calibration]\nawq = "best"', "awq is 'best'; supported"),
+    ("max_queue = 8", 'max_queue = 8\n[calibration]\nkv = "row"', "kv is 'row'; supported"),
+    (
+        "max_queue = 8",
+        "max_queue = 8\n[accuracy]\nmax_perplexity_increase = -0.1",
+        "accuracy.max_perplexity_increase is -0.1; it must be >= 0",
+    ),
+    (
+        "max_queue = 8",
+        'max_queue = 8\n[accuracy]\nmax_perplexity_increase = "5 %"',
+        "a value of type float | None is needed",
+    ),
 )
 
 
@@ -82,6 +102,17 @@ def test_a_file_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 def test_the_default_block_size_is_128(tmp_path: Path) -> None:
     profile = load_profile(write(tmp_path, VALID.replace("block_size = 64\n", "")))
     assert profile.precision.block_size == 128
+
+
+def test_calibration_and_accuracy_may_be_left_out(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, VALID))
+    assert profile.calibration.awq == "awq_full" and profile.calibration.tokens == 4096
+    assert profile.accuracy.max_perplexity_increase is None
+    tables = '[calibration]\nawq = "awq_lite"\n[accuracy]\nmax_perplexity_increase = 1\n'
+    profile = load_profile(write(tmp_path, VALID + tables))
+    assert profile.calibration.awq == "awq_lite"
+    assert isinstance(profile.accuracy.max_perplexity_increase, float)
+    assert profile_from_dict(profile.as_dict()) == profile
 
 
 @pytest.mark.parametrize(("line", "instead", "message"), WRONG, ids=[row[2] for row in WRONG])
