@@ -8,12 +8,22 @@ from pathlib import Path
 from edgellama.export.to_onnx import ExportReport, Progress, export_portable
 from edgellama.optimize.build import read_checkpoint
 from edgellama.optimize.engine_files import write_text_files
+from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.quantization import Given, is_float32, quantization_of
 from edgellama.profiles.model import ModelConfig
-from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
+from edgellama.profiles.profile import (
+    FLOAT_PRECISIONS,
+    Build,
+    Device,
+    Limits,
+    Precision,
+    Profile,
+)
 from edgellama.runtime.text import TextCodec
 
 _ANY_MEMORY_GIB = 1e9
+_PRECISION_OF = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+_DTYPE_OF = {precision: dtype for dtype, precision in _PRECISION_OF.items()}
 
 
 def portable_profile(model: ModelConfig) -> Profile:
@@ -36,6 +46,22 @@ def read_codec(folder: Path, adapter: Path | None = None) -> TextCodec:
         return TextCodec.load(Path(staging))
 
 
+def _require_agreement(precision: Precision, dtype: str) -> None:
+    """Refuse float storage that a graph of this type would not have; fp32 stands for its own.
+
+    Raises BuildError.
+    """
+    own = _PRECISION_OF[dtype]
+    for field in ("weights", "embedding", "kv"):
+        value = getattr(precision, field)
+        narrowed = own == "fp32" and field != "kv"  # weights are cast where they are read
+        if value in FLOAT_PRECISIONS and value not in ("fp32", own) and not narrowed:
+            raise BuildError(
+                f"precision.{field} is {value!r}, but a graph of dtype {dtype} keeps floats as "
+                f"{own}; use --dtype {_DTYPE_OF[value]}, or leave the precision out"
+            )
+
+
 def export_model(
     folder: Path,
     out: Path,
@@ -52,6 +78,7 @@ def export_model(
     measured first and kept in `<out>.scales`. Raises what `export_portable` and the calibration
     raise, before any long work; `out` is replaced only when all is written.
     """
+    _require_agreement(profile.precision, dtype)
     given = given or Given()
     checkpoint = read_checkpoint(folder, adapter, given)
     if is_float32(profile.precision):

@@ -1,6 +1,7 @@
 """`export` and the options of what a build quantises with."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_an_export_at_a_precision_says_so(tmp_path: Path) -> None:
     assert report["bytes"] < 4_000_000  # 14 MB in float32
     again = run("optimize", str(out), "--profile", "cpu-tiny", "--out", str(tmp_path / "e"))
     assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--kv-precision", "fp16"], "precision.kv is 'fp16'.*use --dtype float16"),
+        (["--dtype", "float16", "--precision", "bf16"], "precision.weights is 'bf16'.*bfloat16"),
+    ],
+)
+def test_floats_that_the_graph_would_not_have(
+    options: list[str], message: str, tmp_path: Path
+) -> None:
+    done = run("export", "tiny", "--out", str(tmp_path / "x"), *options)
+    assert done.exit_code == 1
+    assert re.search(message, done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_calibrated_precision_without_a_tokenizer_says_what_to_do(tmp_path: Path) -> None:
