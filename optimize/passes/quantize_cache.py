@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
@@ -43,22 +41,3 @@ def quantize_attention(
     node.attributes["kv_cache_bit_width"] = ir.AttrInt64("kv_cache_bit_width", 8)
     for value in (*caches, *node.outputs[1:3]):
         value.type = ir.TensorType(ir.DataType.INT8)
-
-
-def quantize_cache(model: ir.Model, scales: Mapping[str, npt.NDArray[np.float32]]) -> int:
-    """Quantise the cache of every attention; returns how many.
-
-    `scales` has float32 [1] or [kv_heads * head_dim] under `N.key` and `N.value` of every layer N.
-
-    1. `GroupQueryAttention` with a float cache -> the same with `k_scale` and `v_scale` for each
-       channel and int8 past and present, symmetric.
-    2. A cache that is int8 already: declined.
-    """
-    count = 0
-    for node in list(model.graph):
-        if node.op_type != "GroupQueryAttention" or "k_quant_type" in node.attributes:
-            continue
-        layer = (operand(node, 3).name or "").split(".")[1]
-        quantize_attention(node, scales[f"{layer}.key"], scales[f"{layer}.value"])
-        count += 1
-    return count
