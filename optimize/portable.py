@@ -9,7 +9,12 @@ from edgellama.export.to_onnx import ExportReport, Progress, export_portable
 from edgellama.optimize.build import read_checkpoint
 from edgellama.optimize.engine_files import write_text_files
 from edgellama.optimize.pipeline import BuildError
-from edgellama.optimize.quantization import Given, is_float32, quantization_of
+from edgellama.optimize.quantization import (
+    Given,
+    is_float32,
+    quantization_of,
+    require_nothing_given,
+)
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import (
     FLOAT_PRECISIONS,
@@ -82,6 +87,7 @@ def export_model(
     given = given or Given()
     checkpoint = read_checkpoint(folder, adapter, given)
     if is_float32(profile.precision):
+        require_nothing_given(given, profile.precision)
         return export_portable(folder, out, dtype=dtype, progress=progress, checkpoint=checkpoint)
     codec = read_codec(folder, adapter) if profile.precision.is_calibrated else None
     scales = out.with_name(f"{out.name}.scales")

@@ -170,6 +170,16 @@ def _require_text(profile: Profile, codec: TextCodec | None) -> TextCodec:
     return codec
 
 
+def require_nothing_given(given: Given, precision: Precision) -> None:
+    """Refuse scales and text that would be ignored; raises BuildError."""
+    for option, value in (("--scales", given.scales), ("--calibration-text", given.text)):
+        if value is not None:
+            raise BuildError(
+                f"{option} {value} is given, but precision {precision.weights} with cache "
+                f"{precision.kv} needs no scales here; leave it out"
+            )
+
+
 def given_scales(
     folder: Path, model: ModelConfig, profile: Profile
 ) -> tuple[Scales, dict[str, Any]]:
@@ -218,11 +228,7 @@ def quantization_of(
             cache = own.cache
             missing = replace(missing, kv="fp32")
     if not missing.is_calibrated:
-        if given.scales is not None:
-            raise BuildError(
-                f"--scales {given.scales} is given, but precision {precision.weights} with cache "
-                f"{precision.kv} needs none here; leave it out"
-            )
+        require_nothing_given(given, precision)
         scales = None if cache is None else Scales(None, 0, {}, precision.kv, cache)
         return Quantization(precision, scales, stored, record)
     if given.scales is not None:

@@ -35,6 +35,7 @@ from edgellama.optimize.quantization import (
     given_scales,
     is_float32,
     quantization_of,
+    require_nothing_given,
 )
 from edgellama.optimize.stored_weights import StoredWeights
 from edgellama.profiles.model import ModelConfig, RopeScaling
@@ -201,13 +202,10 @@ class PortableSource:
                         f"{self._precision[key]!r}, the profile has {value!r}; export again with "
                         "the profile's, or choose a profile with the model's"
                     )
-            if given.scales is not None:
-                raise BuildError(
-                    f"--scales {given.scales} is given, but {self.folder} is quantised already; "
-                    "leave it out"
-                )
+            require_nothing_given(given, precision)
             return Quantization(precision)
         if not precision.is_calibrated:
+            require_nothing_given(given, precision)
             return Quantization(precision)
         if given.scales is None:
             raise BuildError(

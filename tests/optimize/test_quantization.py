@@ -155,8 +155,9 @@ def test_scales_of_another_model_or_for_fewer_positions_are_refused(
     other = make_checkpoint(initializer_range=0.1)
     with pytest.raises(CalibrationError, match="measured on other weights"):
         build_engine(wanted, other, tmp_path / "engine", given=given)
-    with pytest.raises(BuildError, match=r"needs none here; leave it out"):
-        build_engine(profile("int8"), checkpoint, tmp_path / "engine", given=given)
+    for useless, option in ((given, "--scales"), (Given(text=checkpoint), "--calibration-text")):
+        with pytest.raises(BuildError, match=rf"{option} .* needs no scales here; leave it out"):
+            build_engine(profile("int8"), checkpoint, tmp_path / "engine", given=useless)
     assert list(tmp_path.iterdir()) == []
 
 
