@@ -20,7 +20,7 @@ NAMES = (
 
 
 @click.command("export", cls=Verb)
-@click.argument("model", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("model", type=click.Path(path_type=Path))
 @click.option("--cache", type=click.Path(path_type=Path), required=True, help="Scratch folder.")
 @click.option("--exporter", "names", type=click.Choice(NAMES), multiple=True, help="Default: all.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True)
@@ -31,6 +31,8 @@ def export(model: Path, cache: Path, names: tuple[str, ...], repeats: int, as_js
     """
     from edgellama.benchmark.export_peers import measure_exports
 
+    if not model.is_dir():
+        raise NotADirectoryError(f"MODEL {model} is not a checkpoint folder")
     with progress() as report:
         result = measure_exports(
             model.resolve(), cache, names=names or NAMES, repeats=repeats, report=report

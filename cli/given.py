@@ -12,8 +12,7 @@ import click
 if TYPE_CHECKING:  # its module imports torch, and a usage error must come at once
     from edgellama.optimize.quantization import Given
 
-_EXISTING = click.Path(path_type=Path, exists=True)
-FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+PATH = click.Path(path_type=Path)
 
 
 class MakeGiven(Protocol):
@@ -26,11 +25,11 @@ class MakeGiven(Protocol):
 def given_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of `Given`; the command receives a function `given` that makes it."""
 
-    @click.option("--scales", type=FOLDER, help="Scales that `edgellama calibrate` wrote.")
+    @click.option("--scales", type=PATH, help="Scales that `edgellama calibrate` wrote.")
     @click.option(
         "--calibration-text",
         "text",
-        type=_EXISTING,
+        type=PATH,
         help="Text, JSONL or a folder to measure scales on; a built-in text by default.",
     )
     @click.option("--calibration-split", "split", help="What separates its documents.")
@@ -44,6 +43,10 @@ def given_options(command: Callable[..., None]) -> Callable[..., None]:
             raise click.UsageError("--calibration-split needs --calibration-text")
 
         def given(*, exact: bool = False) -> Given:
+            for option, path in (("--scales", scales), ("--calibration-text", text)):
+                if path is not None and not path.exists():
+                    raise FileNotFoundError(f"{option} {path} does not exist")
+
             from edgellama.optimize.quantization import Given
 
             return Given(scales, text, split, exact)

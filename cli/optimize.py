@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgellama.cli.given import FOLDER
+from edgellama.cli.given import PATH
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.progress import progress
 from edgellama.cli.report import print_report
@@ -19,7 +19,7 @@ from edgellama.profiles.profile import load_profile
 @click.option("--profile", required=True, help="A shipped name or the path of a .toml file.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Engine folder.")
 @override_options
-@click.option("--scales", type=FOLDER, help="Scales that `edgellama calibrate` wrote.")
+@click.option("--scales", type=PATH, help="Scales that `edgellama calibrate` wrote.")
 @click.option("--force", is_flag=True, help="Build even when nothing has changed.")
 def command(
     model: Path,

@@ -54,9 +54,11 @@ def test_an_export_at_a_precision_says_so(tmp_path: Path) -> None:
     [
         (["--kv-precision", "fp16"], "precision.kv is 'fp16'.*use --dtype float16"),
         (["--dtype", "float16", "--precision", "bf16"], "precision.weights is 'bf16'.*bfloat16"),
+        (["--precision", "fp8", "--scales", "/no/scales"], "--scales /no/scales does not exist"),
+        (["--calibration-text", "/no/text"], "--calibration-text /no/text does not exist"),
     ],
 )
-def test_floats_that_the_graph_would_not_have(
+def test_what_cannot_be_had_is_refused_before_the_trace(
     options: list[str], message: str, tmp_path: Path
 ) -> None:
     done = run("export", "tiny", "--out", str(tmp_path / "x"), *options)
