@@ -58,13 +58,8 @@ def given_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def checkpoint_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add `--adapter` and `--exact`, which change how a checkpoint is read."""
-
-    @click.option("--adapter", help="PEFT LoRA adapter to merge: a folder or a hub id.")
-    @click.option(
+    adapter = click.option("--adapter", help="PEFT LoRA adapter to merge: a folder or a hub id.")
+    exact = click.option(
         "--exact", is_flag=True, help="Refuse a quantised checkpoint that would be rounded again."
     )
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        command(*args, **kwargs)
-
-    return wrapped
+    return adapter(exact(command))

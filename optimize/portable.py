@@ -11,7 +11,6 @@ from edgellama.optimize.engine_files import write_text_files
 from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.quantization import (
     Given,
-    is_float32,
     quantization_of,
     require_nothing_given,
 )
@@ -86,7 +85,7 @@ def export_model(
     _require_agreement(profile.precision, dtype)
     given = given or Given()
     checkpoint = read_checkpoint(folder, adapter, given)
-    if is_float32(profile.precision):
+    if profile.precision.is_float32:
         require_nothing_given(given, profile.precision)
         return export_portable(folder, out, dtype=dtype, progress=progress, checkpoint=checkpoint)
     codec = read_codec(folder, adapter) if profile.precision.is_calibrated else None

@@ -88,11 +88,6 @@ class Quantization:
         return {**self.record, "requantized": lost}
 
 
-def is_float32(precision: Precision) -> bool:
-    """Whether nothing at all is rounded."""
-    return {precision.weights, precision.embedding, precision.kv} == {"fp32"}
-
-
 def require_consistent(checkpoint: Checkpoint, profile: Profile) -> None:
     """Refuse a profile that would round a quantised checkpoint's codes a second time.
 

@@ -33,7 +33,6 @@ from edgellama.optimize.quantization import (
     Given,
     Quantization,
     given_scales,
-    is_float32,
     quantization_of,
     require_nothing_given,
 )
@@ -238,7 +237,7 @@ class PortableSource:
         on_logits: OnLogits | None = None,
     ) -> tuple[list[Logits], list[Logits]]:
         """Run the portable graph itself, and a quantised copy where it is a float one."""
-        rounds = self._precision is None and not is_float32(quantization.precision)
+        rounds = self._precision is None and not quantization.precision.is_float32
         total = 2 if rounds else 1
         session = PortableSession(self._path, self.model)
         original = [session.logits(sequence) for sequence in sequences]

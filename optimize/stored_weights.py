@@ -60,8 +60,7 @@ class StoredWeights:
     @property
     def is_exact(self) -> bool:
         """Whether every weight, input and cache entry is kept as it is."""
-        precision = self._precision
-        return {precision.weights, precision.embedding, precision.kv} == {"fp32"}
+        return self._precision.is_float32
 
     @property
     def rounds_inputs(self) -> bool:

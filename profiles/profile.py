@@ -93,6 +93,11 @@ class Precision:
         _choice("precision.block_size", self.block_size, BLOCK_SIZES)
 
     @property
+    def is_float32(self) -> bool:
+        """Whether nothing at all is rounded."""
+        return {self.weights, self.embedding, self.kv} == {"fp32"}
+
+    @property
     def is_calibrated(self) -> bool:
         """Whether scales must be measured on text before the engine can be made."""
         return self.weights in CALIBRATED_WEIGHTS or self.kv in CALIBRATED_KV
