@@ -9,7 +9,6 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgellama.export.streamed import Parts, StreamedTensor
 from edgellama.optimize.passes.match import dims
 
 
@@ -41,16 +40,6 @@ def add_lazy(
 
     lazy = ir.LazyTensor(read, dtype=dtype, shape=ir.Shape(shape), name=name)
     return add_initializer(graph, name, lazy)
-
-
-def add_streamed(
-    graph: ir.Graph, name: str, dtype: ir.DataType, shape: Sequence[int], parts: Parts
-) -> ir.Value:
-    """Register a named constant whose arrays `parts` yields in file order when it is written.
-
-    One part is held at a time; int4 parts are the packed bytes, see `StreamedTensor`.
-    """
-    return add_initializer(graph, name, StreamedTensor(parts, dtype, shape, name))
 
 
 def shared_initializer(graph: ir.Graph, name: str, tensor: ir.TensorProtocol) -> ir.Value:
