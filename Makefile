@@ -6,6 +6,7 @@ PIP_EXTRA ?=
 PROFILE ?= cpu-tiny
 MODEL ?=
 OUT ?=
+BACKEND ?=
 PORT ?= 50051
 
 PY := .venv/bin/python
@@ -13,8 +14,11 @@ BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
 FOLDERS := benchmark calibration cli examples export grpc_service optimize profiles runtime
 GRPC_TOOLS := grpcio-tools==1.76.0
+# The bindings that `make trt-stubs` reads, and the program that does.
+STUB_TOOLS := numpy==2.4.6 pybind11-stubgen==3.0.0 typing_extensions==4.16.0
+STUB_BINDINGS := tensorrt-cu13-bindings==11.4.0.106 tensorrt_rtx_cu13_bindings==1.7.1.116
 
-.PHONY: help demo engine serve bench test test-slow check proto clean
+.PHONY: help demo engine serve bench verify-gpu test test-slow check proto trt-stubs clean
 
 # List the targets with their comments.
 help:
@@ -25,7 +29,8 @@ help:
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(PY) -m pip install --quiet $(PIP_EXTRA) -c constraints.txt -e '.[compile,calibrate,cpu,dev]'
+	$(PY) -m pip install --quiet $(PIP_EXTRA) -c constraints.txt \
+		-e '.[bench,compile,calibrate,cpu,dev,kernels,tensorrt-rtx]'
 	touch $@
 
 # `edgellama.*` as real paths, for tools that read files and run no import hook (mypy, protoc).
@@ -39,9 +44,11 @@ demo: $(ENVIRONMENT)
 	$(BIN)/edgellama build cpu-tiny
 	$(PY) -m edgellama.examples.demo engines/cpu-tiny
 
-# Build the engine of a profile: make engine PROFILE=cpu-1b [MODEL=path or hub id] [OUT=folder].
+# Build the engine of a profile: make engine PROFILE=cpu-1b [MODEL=path or hub id] [OUT=folder]
+# [BACKEND=tensorrt-rtx].
 engine: $(ENVIRONMENT)
-	$(BIN)/edgellama build $(PROFILE) $(if $(MODEL),--model $(MODEL)) $(if $(OUT),--out $(OUT))
+	$(BIN)/edgellama build $(PROFILE) $(if $(MODEL),--model $(MODEL)) $(if $(OUT),--out $(OUT)) \
+		$(if $(BACKEND),--backend $(BACKEND))
 
 # Serve the engine of a profile: make serve PROFILE=cpu-1b [PORT=50051].
 serve: $(ENVIRONMENT)
@@ -50,6 +57,12 @@ serve: $(ENVIRONMENT)
 # Measure the engine of a profile: time to first token, decode speed, memory.
 bench: $(ENVIRONMENT)
 	$(BIN)/edgellama bench latency $(or $(OUT),engines/$(PROFILE))
+
+# Prove on a GPU what no other machine can, and write a report: make verify-gpu [OUT=folder]
+# [PROFILE=l4-1b] [MODEL=path or hub id].
+verify-gpu: $(ENVIRONMENT)
+	$(BIN)/edgellama verify-gpu $(if $(OUT),--out $(OUT)) $(if $(MODEL),--model $(MODEL)) \
+		$(if $(filter command environment,$(origin PROFILE)),--profile $(PROFILE))
 
 # The quick tests, a few minutes.
 test: $(ENVIRONMENT)
@@ -77,7 +90,17 @@ proto: .venv-proto .view
 	$(PYTHON) -m venv $@
 	$@/bin/python -m pip install --quiet '$(GRPC_TOOLS)' || { rm -rf $@; exit 1; }
 
+# Generate the type stubs of TensorRT's bindings: a wheel without libraries, no GPU, gcc.
+trt-stubs: .venv-stubs
+	.venv-stubs/bin/python typings/generate.py typings
+
+# Bindings without their libraries: an environment that runs nothing else.
+.venv-stubs: Makefile
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python -m pip install --quiet --no-deps $(STUB_TOOLS) $(STUB_BINDINGS) || \
+		{ rm -rf $@; exit 1; }
+
 # Remove what was made: environments, links, engines, caches.
 clean:
-	rm -rf .venv .venv-proto .view engines build dist *.egg-info
+	rm -rf .venv .venv-proto .venv-stubs .view engines build dist *.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from edgellama.benchmark.greedy import generate_greedily
 from edgellama.benchmark.language_model import OnAnswer
-from edgellama.runtime.backend import Logits
+from edgellama.runtime.backend import Logits, ScoringBackend
+from edgellama.runtime.load import load_backend
 from edgellama.runtime.manifest import Manifest, check_files, read_manifest
-from edgellama.runtime.ort import OrtBackend
 from edgellama.runtime.text import TextCodec
 
 
@@ -17,7 +17,11 @@ class EngineModel:
     """The backend of an engine, run by the very steps of serving; a `LanguageModel`."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, codec: TextCodec, backend: OrtBackend
+        self,
+        directory: Path,
+        manifest: Manifest,
+        codec: TextCodec,
+        backend: ScoringBackend,
     ) -> None:
         precision = manifest.profile.precision
         self.name = str(directory)
@@ -35,9 +39,7 @@ class EngineModel:
         manifest = read_manifest(directory)
         check_files(directory, manifest)
         codec = TextCodec.load(directory)
-        return cls(
-            directory, manifest, codec, OrtBackend.load(directory, manifest, threads=threads)
-        )
+        return cls(directory, manifest, codec, load_backend(directory, manifest, threads=threads))
 
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
         """Feed `tokens` at `start`; returns float32 `[len(tokens), vocab]`."""

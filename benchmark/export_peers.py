@@ -6,26 +6,16 @@ import shutil
 import statistics
 import subprocess
 import sys
-import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgellama.benchmark.environment import environment
+from edgellama.benchmark.peer_environment import TAIL, Packages, PeerError, peer_python
+from edgellama.benchmark.peer_packages import GENAI, OPTIMUM_ONNX
 
 Report = Callable[[str, int, int], None]
-# The newest releases that install beside each other; each environment is made once and kept.
-_REQUIREMENTS = {
-    "optimum-onnx": ("torch==2.13.0", "optimum-onnx[onnxruntime]==0.1.0"),
-    "onnxruntime-genai": (
-        "torch==2.13.0",
-        "onnxruntime-genai==0.18.0",
-        "transformers>=5,<5.15",
-        "onnx",
-        "onnx-ir",
-    ),
-}
 # What a user without any tool would write: the whole model in memory, no cache, no fusion.
 _PLAIN = """
 import sys, torch
@@ -49,12 +39,6 @@ _, status, usage = os.wait4(process.pid, 0)
 print(time.monotonic() - started, usage.ru_maxrss)
 sys.exit(os.waitstatus_to_exitcode(status) & 255)
 """
-# Characters of a failed exporter's output that are quoted.
-_TAIL = 2000
-
-
-class PeerError(RuntimeError):
-    """An exporter could not be installed or failed."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +47,7 @@ class Exporter:
 
     name: str
     precision: str
-    packages: str | None
+    packages: Packages | None
     command: Callable[[Path, Path], list[str]]
 
 
@@ -92,7 +76,7 @@ def _genai(precision: str) -> Exporter:
     return Exporter(
         "onnxruntime-genai",
         precision,
-        "onnxruntime-genai",
+        GENAI,
         lambda model, out: [
             "{python}",
             "-m",
@@ -110,7 +94,7 @@ EXPORTERS = (
     Exporter(
         "optimum-onnx",
         "fp32",
-        "optimum-onnx",
+        OPTIMUM_ONNX,
         lambda model, out: [
             "{python}",
             *("-m", "optimum.commands.optimum_cli", "export", "onnx", "--model", str(model)),
@@ -130,23 +114,6 @@ EXPORTERS = (
 )
 
 
-def _python(packages: str | None, cache: Path, report: Report) -> str:
-    """Return the interpreter of an exporter's environment, making it at first use."""
-    if packages is None:
-        return sys.executable
-    folder = cache / packages
-    python, done = folder / "bin" / "python", folder / ".complete"
-    if not done.is_file():
-        report(f"install {packages}", 0, 1)
-        venv.create(folder, with_pip=True, clear=True)
-        command = [str(python), "-m", "pip", "install", "-q", *_REQUIREMENTS[packages]]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            raise PeerError(f"{packages} could not be installed: {result.stderr[-_TAIL:]}")
-        done.touch()
-    return str(python)
-
-
 def run_measured(command: Sequence[str], log: Path) -> tuple[float, int]:
     """Run a command; returns its seconds and the peak resident bytes of its largest process.
 
@@ -156,7 +123,7 @@ def run_measured(command: Sequence[str], log: Path) -> tuple[float, int]:
         launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
         result = subprocess.run(launcher, stdout=subprocess.PIPE, stderr=stream, check=False)
     if result.returncode:
-        text = log.read_text(encoding="utf-8", errors="replace")[-_TAIL:]
+        text = log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
         raise PeerError(f"{command[0]} ended with {result.returncode}: {text}")
     seconds, kilobytes = result.stdout.split()
     return float(seconds), int(kilobytes) * 1024
@@ -194,7 +161,7 @@ def measure_exports(
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         try:
-            python = _python(item.packages, cache, report)
+            python = peer_python(item.packages, cache, report)
             command = [part.replace("{python}", python) for part in item.command(model, out)]
             seconds, peak = run_measured(command, cache / "log.txt")
             runs[id(item)].append((seconds, peak, _bytes(out)))
@@ -214,8 +181,8 @@ def _row(item: Exporter, runs: list[tuple[float, int, int]], error: str | None) 
     seconds = [run[0] for run in runs]
     return {
         **row,
-        "seconds": round(statistics.median(seconds), 2),
-        "seconds_range": [round(min(seconds), 2), round(max(seconds), 2)],
+        "seconds": round(statistics.median(seconds), 4),
+        "seconds_range": [round(min(seconds), 4), round(max(seconds), 4)],
         "peak_rss_bytes": max(run[1] for run in runs),
         "bytes": runs[-1][2],
     }

@@ -1,125 +1,158 @@
-"""Latency of an engine in this process: load, first token, decode, memory."""
+"""Latency of an engine in this process, beside what the machine can do at best.
+
+Request cells go through the whole engine; step cells run single decode steps of the backend at a
+context that no prompt had to fill. Cells take turns, round by round, and before each the ceilings
+are measured: a share compares two figures of the same second.
+"""
 
 from __future__ import annotations
 
 import random
+import resource
 import time
-from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
-from threading import Event as Flag
-from typing import Any
+from typing import Any, Protocol
 
-from edgellama.benchmark.environment import environment, rss_bytes
-from edgellama.benchmark.percentiles import percentiles_ms
-from edgellama.benchmark.stream import StreamTimes, steady_rate
+from edgellama.benchmark.ceiling_meter import CeilingMeter, Ceilings
+from edgellama.benchmark.latency_grid import Grid, MeasurementError, grid_of
+from edgellama.benchmark.machine_watch import MachineWatch
+from edgellama.benchmark.request_cell import RequestCell
+from edgellama.benchmark.series import series
+from edgellama.benchmark.step_cell import StepCell
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
+from edgellama.runtime.load import load_backend
+from edgellama.runtime.manifest import Manifest, check_files, read_manifest
+from edgellama.runtime.text import TextCodec
 
-Report = Callable[[str, int, int], None]
-_SEED = 2026
+SEED = 2026
 
 
-class MeasurementError(ValueError):
-    """A measurement that was asked for in a way it cannot be made, or that went wrong."""
+class Report(Protocol):
+    """Takes the name of a stage, what is done of it, and how much there is."""
+
+    def __call__(self, stage: str, done: int, total: int, /) -> None:
+        """Show it."""
 
 
 def measure_latency(
     directory: Path,
     *,
-    rows: Sequence[int] = (1, 4, 8),
-    prompt_tokens: int = 64,
-    output_tokens: int = 64,
-    repeats: int = 3,
+    prompts: tuple[int, ...] | None = None,
+    rows: tuple[int, ...] | None = None,
+    contexts: tuple[int, ...] | None = None,
+    output_tokens: int | None = None,
+    rounds: int = 5,
     threads: int | None = None,
+    ceilings: bool = True,
     progress: Report,
 ) -> dict[str, Any]:
-    """Load the engine and decode with each number of rows at once; greedy, stop ids ignored.
+    """Load the engine and measure the grid; greedy, stop ids ignored, random prompts.
 
-    The first round of each number of rows warms up and is not counted. Prompts are random ids, so
-    that no prefix is shared. Raises MeasurementError when the engine has no room for the lengths.
+    What is None is taken from the profile (`grid_of`). `ceilings` False leaves the shares out.
+    Raises MeasurementError, before anything is loaded, when the engine has no room for the grid,
+    and for an engine on a GPU with ceilings: those of the GPU are check `cuda` of verify-gpu.
     """
-    begin = time.perf_counter()
-    engine = Engine.load(directory, threads=threads)
-    load_seconds = time.perf_counter() - begin
-    with engine:
-        kv = engine.manifest.kv
-        if prompt_tokens + output_tokens > kv.capacity:
-            raise MeasurementError(
-                f"prompt and output have {prompt_tokens + output_tokens} tokens; a slot holds "
-                f"{kv.capacity}; ask for fewer"
-            )
-        if max(rows) > kv.slots:
-            raise MeasurementError(
-                f"rows has {max(rows)}; the engine has {kv.slots} slots; ask for fewer"
-            )
-        draw = random.Random(_SEED)
-        results = []
-        for count in rows:
-            rounds = []
-            for number in range(repeats + 1):
-                prompts = [
-                    tuple(draw.choices(range(engine.manifest.model.vocab_size), k=prompt_tokens))
-                    for _ in range(count)
-                ]
-                rounds.append(_round(engine, prompts, output_tokens))
-                progress(f"{count} rows", number + 1, repeats + 1)
-            results.append({"rows": count, **_summary(rounds[1:])})
-        return {
-            "engine": str(directory),
-            "profile": engine.manifest.profile.name,
-            "prompt_tokens": prompt_tokens,
-            "output_tokens": output_tokens,
-            "repeats": repeats,
-            "threads": threads or engine.manifest.profile.device.threads,
-            "load_seconds": round(load_seconds, 4),
-            "rss_bytes": rss_bytes(),
-            "rows": results,
-            "environment": environment(),
-        }
-
-
-def _round(
-    engine: Engine, prompts: Sequence[tuple[int, ...]], output_tokens: int
-) -> list[StreamTimes]:
-    """Run all prompts at once and return the times of their tokens."""
-    streams = [StreamTimes(sent=0.0) for _ in prompts]
-    ends: list[End | None] = [None] * len(prompts)
-    finished = Flag()
-
-    def listener(index: int) -> Callable[[Event], None]:
-        def listen(event: Event) -> None:
-            now = time.perf_counter()
-            if isinstance(event, Delta):
-                streams[index].arrive(now, len(event.token_ids))
-            elif isinstance(event, End):
-                streams[index].ended = now
-                ends[index] = event
-                if all(ends):
-                    finished.set()
-
-        return listen
-
-    for index, prompt in enumerate(prompts):
-        request = Request(
-            prompt_ids=prompt,
-            sampling=Sampling(temperature=0.0),
-            stop=Stop(max_new_tokens=output_tokens, ignore_eos=True),
+    manifest = read_manifest(directory)
+    grid = grid_of(
+        manifest,
+        prompts=prompts,
+        rows=rows,
+        contexts=contexts,
+        output_tokens=output_tokens,
+        rounds=rounds,
+    )
+    device = manifest.profile.device
+    if ceilings and device.kind != "cpu":
+        raise MeasurementError(
+            "device.kind is 'gpu'; the ceilings of a GPU are measured by `edgellama verify-gpu`; "
+            "leave them out here with --no-ceilings"
         )
-        streams[index].sent = time.perf_counter()
-        engine.submit(request, listener(index))
-    finished.wait()
-    for end in ends:
-        if end is None or end.reason is not FinishReason.MAX_TOKENS:
-            raise MeasurementError(f"a stream ended with {end}; nothing was measured")
-    return streams
-
-
-def _summary(rounds: Sequence[list[StreamTimes]]) -> dict[str, Any]:
-    streams = [stream for each in rounds for stream in each]
-    rates = [rate for each in rounds if (rate := steady_rate(each)) is not None]
+    count = threads or device.threads
+    check_files(directory, manifest)
+    watch = MachineWatch()
+    began = time.perf_counter()
+    codec = TextCodec.load(directory)
+    backend = load_backend(directory, manifest, threads=threads)
+    load_seconds = time.perf_counter() - began
+    with ExitStack() as owned:
+        engine = owned.enter_context(Engine(backend, codec, manifest.profile.limits, manifest))
+        meter = None
+        if ceilings:
+            assert count is not None, "a CPU profile has threads"
+            meter = owned.enter_context(CeilingMeter(count))
+        draw = random.Random(SEED)
+        requests = [
+            RequestCell(engine, prompt, number, grid.output_tokens, draw)
+            for prompt in grid.prompts
+            for number in grid.rows
+        ]
+        steps = [
+            StepCell(backend, manifest, context, number)
+            for context in grid.contexts
+            for number in grid.rows
+        ]
+        seen = _run([*requests, *steps], grid, meter, progress)
+        request_rows = [cell.row() for cell in requests]
+        step_rows = [cell.row() for cell in steps]
     return {
-        "ttft_ms": percentiles_ms([stream.ttft for stream in streams]),
-        "itl_ms": percentiles_ms([gap for stream in streams for gap in stream.gaps]),
-        "tpot_ms": percentiles_ms([s.tpot for s in streams if s.tpot is not None]),
-        "decode_tokens_per_second": round(sum(rates) / len(rates), 2) if rates else None,
+        "kind": "latency",
+        "engine": str(directory),
+        "profile": manifest.profile.name,
+        "model": {"source": manifest.source, **_model_facts(manifest)},
+        "precision": asdict(manifest.profile.precision),
+        "threads": count,
+        "rounds": rounds,
+        "seed": SEED,
+        "load_seconds": round(load_seconds, 4),
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "device_memory_bytes": None,
+        "energy_j_per_token": None,
+        "ceilings": _ceiling_facts(seen, count),
+        "requests": request_rows,
+        "steps": step_rows,
+        "environment": watch.facts(),
+    }
+
+
+def _run(
+    cells: list[RequestCell | StepCell], grid: Grid, meter: CeilingMeter | None, report: Report
+) -> list[Ceilings]:
+    """Run every cell in every round; the first round warms up and is not kept."""
+    seen: list[Ceilings] = []
+    total = (grid.rounds + 1) * len(cells)
+    for number in range(grid.rounds + 1):
+        for place, cell in enumerate(cells):
+            report("measure", number * len(cells) + place, total)
+            best = None if meter is None else meter.measure(cell.bytes)
+            cell.run(best, keep=number > 0)
+            if best is not None and number > 0:
+                seen.append(best)
+    report("measure", total, total)
+    return seen
+
+
+def _ceiling_facts(seen: list[Ceilings], threads: int | None) -> dict[str, Any] | None:
+    """Return the ceilings over all cells of the run."""
+    if not seen:
+        return None
+    kinds = seen[0].matrix_gops
+    matrix = {kind: series([each.matrix_gops[kind] for each in seen]) for kind in kinds}
+    used = [each.matrix_used for each in seen]
+    return {
+        "read_gb_s": series([each.read_gb_s for each in seen]),
+        "matrix_gops": matrix,
+        "matrix_used": max(sorted(set(used)), key=used.count),
+        "source": f"measured beside every cell, {threads} threads",
+    }
+
+
+def _model_facts(manifest: Manifest) -> dict[str, Any]:
+    model = manifest.model
+    return {
+        "parameters": model.num_parameters,
+        "layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "vocab_size": model.vocab_size,
     }

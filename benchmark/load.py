@@ -1,80 +1,149 @@
-"""A server under a fixed number of streams, each sending one request after another."""
+"""Requests sent to a server by a plan: open loop at a rate, closed loop at a concurrency."""
 
 from __future__ import annotations
 
-import random
+import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
 
-from edgellama.benchmark.environment import environment
-from edgellama.benchmark.percentiles import percentiles_ms
+from edgellama.benchmark.arrivals import Arrivals
 from edgellama.benchmark.stream import StreamTimes
-from edgellama.grpc_service.client import Client
+from edgellama.benchmark.workload import Job
+from edgellama.grpc_service.aio_client import AsyncClient
+from edgellama.grpc_service.client_errors import ClientError
+from edgellama.runtime.request import Timing
 
-Report = Callable[[str, int, int], None]
-_SEED = 2026
+Progress = Callable[[int, int], None]  # done, of how many
+T = TypeVar("T")
+# The reason of an answer that ended in order and is not as long as it was asked to be.
+WRONG_LENGTH = "WRONG_LENGTH"
+_LEAD_SECONDS = 0.01  # from making the tasks of an open loop to its time 0
 
 
-def measure_load(
-    target: str,
-    *,
-    streams: int,
-    requests: int,
-    prompt_tokens: int,
-    output_tokens: int,
-    timeout: float,
-    progress: Report,
-) -> dict[str, Any]:
-    """Send `requests` greedy requests, `streams` at a time, and report what the client saw.
+@dataclass(frozen=True)
+class Sent:
+    """One request: its times since the *scheduled* send, and how much later it was really sent.
 
-    One request per stream goes first and is not counted: it opens the connection. This is a closed
-    loop: it shows speed at a given concurrency, not behaviour at a given arrival rate. Raises
-    ClientError.
+    `error` is the reason why it failed, None where the answer is complete; `timing` the server's
+    own account of it, None where none came.
     """
-    draw = random.Random(_SEED)
-    with Client(target) as client, ThreadPoolExecutor(streams) as pool:
-        info = client.model_info()
 
-        def prompt() -> tuple[int, ...]:
-            return tuple(draw.choices(range(info.vocab_size), k=prompt_tokens))
+    times: StreamTimes
+    lag: float
+    error: str | None = None
+    timing: Timing | None = None
 
-        def one(ids: tuple[int, ...]) -> StreamTimes:
-            times = StreamTimes(sent=time.perf_counter())
-            with client.stream(
-                ids,
-                timeout=timeout,
-                temperature=0.0,
-                max_new_tokens=output_tokens,
-                ignore_eos=True,
-            ) as stream:
-                for delta in stream:
-                    times.arrive(time.perf_counter(), len(delta.token_ids))
-            times.ended = time.perf_counter()
-            return times
+    @property
+    def seconds(self) -> float:
+        """Seconds from the scheduled send to the end."""
+        assert self.times.ended is not None, "every request that was sent has an end"
+        return self.times.ended - self.times.sent
 
-        list(pool.map(one, [prompt() for _ in range(streams)]))
-        begin = time.perf_counter()
-        calls = [pool.submit(one, prompt()) for _ in range(requests)]
-        for number, _ in enumerate(as_completed(calls), start=1):
-            progress("requests", number, requests)
-        done = [call.result() for call in calls]
-        seconds = time.perf_counter() - begin
-    tokens = sum(times.tokens for times in done)
-    return {
-        "target": target,
-        "model": info.model,
-        "streams": streams,
-        "requests": requests,
-        "prompt_tokens": prompt_tokens,
-        "output_tokens": output_tokens,
-        "seconds": round(seconds, 3),
-        "requests_per_second": round(requests / seconds, 3),
-        "output_tokens_per_second": round(tokens / seconds, 2),
-        "ttft_ms": percentiles_ms([times.ttft for times in done]),
-        "itl_ms": percentiles_ms([gap for times in done for gap in times.gaps]),
-        "tpot_ms": percentiles_ms([times.tpot for times in done if times.tpot is not None]),
-        "e2el_ms": percentiles_ms([(times.ended or 0.0) - times.sent for times in done]),
-        "environment": environment(),
-    }
+
+@dataclass(frozen=True)
+class Load:
+    """All requests of one point; `seconds` from its begin to the end of the last request.
+
+    `cpu_seconds` is the processor time that this process, the driver, took for it.
+    """
+
+    sent: tuple[Sent, ...]
+    seconds: float
+    cpu_seconds: float
+
+
+async def send(client: AsyncClient, job: Job, *, scheduled: float, timeout: float) -> Sent:
+    """Send one greedy request and read it to its end; `scheduled` on time.perf_counter's clock."""
+    times = StreamTimes(sent=scheduled)
+    lag = time.perf_counter() - scheduled
+    error = timing = None
+    try:
+        async with client.stream(
+            job.prompt_ids,
+            timeout=timeout,
+            temperature=0.0,
+            max_new_tokens=job.output_tokens,
+            ignore_eos=True,
+        ) as stream:
+            async for delta in stream:
+                times.arrive(time.perf_counter(), len(delta.token_ids))
+            timing = stream.timing
+    except ClientError as failure:
+        error = failure.reason or type(failure).__name__
+    times.ended = time.perf_counter()
+    if error is None and times.tokens != job.output_tokens:
+        error = WRONG_LENGTH
+    return Sent(times, lag, error, timing)
+
+
+async def open_loop(
+    client: AsyncClient,
+    jobs: Iterator[Job],
+    arrivals: Arrivals,
+    *,
+    timeout: float,
+    progress: Progress,
+) -> Load:
+    """Send a job at each arrival, whether or not the ones before have ended.
+
+    Each is timed from its scheduled send, so a server that stands still is charged for the requests
+    that it kept from being sent on time. Those that still run after `arrivals.seconds` are awaited;
+    `timeout` bounds each.
+    """
+    plan = arrivals.times()
+    given = list(islice(jobs, len(plan)))  # drawn before the clock runs
+    begin, cpu = time.perf_counter() + _LEAD_SECONDS, time.process_time()
+    done = 0
+
+    async def one(at: float, job: Job) -> Sent:
+        nonlocal done
+        await asyncio.sleep(begin + at - time.perf_counter())
+        sent = await send(client, job, scheduled=begin + at, timeout=timeout)
+        done += 1
+        progress(done, len(plan))
+        return sent
+
+    sent = await _all(one(at, job) for at, job in zip(plan, given, strict=True))
+    seconds = max(time.perf_counter() - begin, arrivals.seconds)
+    return Load(tuple(sent), seconds, time.process_time() - cpu)
+
+
+async def closed_loop(
+    client: AsyncClient,
+    jobs: Iterator[Job],
+    *,
+    concurrency: int,
+    seconds: float,
+    timeout: float,
+    progress: Progress,
+) -> Load:
+    """Keep `concurrency` requests running: each is followed by the next until `seconds` are over.
+
+    This shows the speed at a concurrency, not the behaviour at a rate: a slow server is sent less.
+    """
+    begin, cpu = time.perf_counter(), time.process_time()
+    end = begin + seconds
+
+    async def worker() -> list[Sent]:
+        mine = []
+        while (now := time.perf_counter()) < end:
+            mine.append(await send(client, next(jobs), scheduled=now, timeout=timeout))
+            progress(min(round(time.perf_counter() - begin), round(seconds)), round(seconds))
+        return mine
+
+    lists = await _all(worker() for _ in range(concurrency))
+    sent = tuple(sent for mine in lists for sent in mine)
+    return Load(sent, time.perf_counter() - begin, time.process_time() - cpu)
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Run all at once; when one raises or this is cancelled, none goes on alone."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

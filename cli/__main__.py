@@ -20,6 +20,7 @@ VERBS = {
     "export": "edgellama.cli.export",
     "calibrate": "edgellama.cli.calibrate",
     "optimize": "edgellama.cli.optimize",
+    "finish": "edgellama.cli.finish",
     "evaluate": "edgellama.cli.evaluate",
     "inspect": "edgellama.cli.inspect",
     "generate": "edgellama.cli.generate",
@@ -27,6 +28,7 @@ VERBS = {
     "serve": "edgellama.cli.serve",
     "client": "edgellama.cli.client",
     "bench": "edgellama.cli.bench",
+    "verify-gpu": "edgellama.cli.verify_gpu",
     "doctor": "edgellama.cli.doctor",
 }
 

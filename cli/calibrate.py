@@ -67,8 +67,8 @@ def command(
     from edgellama.calibration.calibrate import STAGE, calibrated_scales
     from edgellama.calibration.recipe import recipe_of
     from edgellama.calibration.scale_files import read_record
+    from edgellama.export.peak_memory import peak_rss_bytes
     from edgellama.export.resolve import resolve_adapter, resolve_model
-    from edgellama.export.to_onnx import peak_rss_bytes
     from edgellama.optimize.build import read_checkpoint
     from edgellama.optimize.portable import read_codec
     from edgellama.optimize.quantization import Given

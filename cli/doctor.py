@@ -30,12 +30,16 @@ _COMPILE = (
     "ml_dtypes",
 )
 # The runtime is one of several distributions with one import name.
-_RUNTIME = ("onnxruntime", "onnxruntime-gpu")
-# Verbs -> the distributions they need besides a runtime.
+_ONNX_RUNTIME = ("onnxruntime", "onnxruntime-gpu")
+_TENSORRT = ("tensorrt", "tensorrt_rtx_cu13")
+_RUNTIME = (*_ONNX_RUNTIME, *_TENSORRT)
+_FINISH = "finish"
+# Verbs -> the distributions they need besides a runtime; `finish` needs one of TensorRT's.
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "generate, chat, evaluate, bench latency": _BASE,
     "serve, client, bench serve": (*_BASE, *_GRPC),
     "build, export, optimize": (*_BASE, *_COMPILE),
+    _FINISH: (*_BASE, "cuda-python"),
 }
 _INTERESTING_FLAGS = (
     "avx2",
@@ -93,11 +97,24 @@ def memory(meminfo: str) -> dict[str, int]:
 
 def judge(versions: Mapping[str, str | None]) -> list[Verdict]:
     """Say for each group of verbs what is missing; a runtime counts when any of them is there."""
-    runtime = () if any(versions[name] for name in _RUNTIME) else _RUNTIME[:1]
-    return [
-        Verdict(verbs, (*(name for name in needs if not versions[name]), *runtime))
-        for verbs, needs in NEEDS.items()
-    ]
+
+    def verdict(verbs: str, needs: Sequence[str]) -> Verdict:
+        choices = _TENSORRT if verbs == _FINISH else _RUNTIME
+        runtime = () if any(versions[name] for name in choices) else choices[:1]
+        return Verdict(verbs, (*(name for name in needs if not versions[name]), *runtime))
+
+    return [verdict(verbs, needs) for verbs, needs in NEEDS.items()]
+
+
+def _gpu() -> dict[str, str]:
+    """Return what CUDA says of the first GPU, or why there is none."""
+    from edgellama.optimize.error import BuildError
+    from edgellama.optimize.tensorrt.preflight import local_gpu
+
+    try:
+        return asdict(local_gpu())
+    except BuildError as error:
+        return {"reason": str(error)}
 
 
 def _providers() -> list[str]:
@@ -121,7 +138,8 @@ def examine() -> tuple[dict[str, Any], list[Verdict]]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "packages": versions,
-        "providers": _providers() if any(versions[name] for name in _RUNTIME) else [],
+        "providers": _providers() if any(versions[name] for name in _ONNX_RUNTIME) else [],
+        "gpu": _gpu(),
         "cpu": {"features": cpu_features(_read("/proc/cpuinfo"))},
         "memory": memory(_read("/proc/meminfo")),
     }
@@ -134,8 +152,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
     """Check this machine; exit code 1 when an engine cannot be run or served here."""
     facts, verdicts = examine()
     python_ok = sys.version_info >= OLDEST_PYTHON
-    # The stages that build are for a workstation: a device without them is healthy.
-    healthy = python_ok and all(item.ready for item in verdicts if "build" not in item.verbs)
+    # What builds is for a workstation, or for a GPU: a device without it is healthy.
+    served = [item for item in verdicts if not {"build", _FINISH} & {*item.verbs.split(", ")}]
+    healthy = python_ok and all(item.ready for item in served)
     if as_json:
         listed = [{**asdict(item), "ready": item.ready} for item in verdicts]
         print_json({"healthy": healthy, **facts, "verbs": listed})
@@ -158,6 +177,7 @@ def _print(facts: Mapping[str, Any], verdicts: Sequence[Verdict]) -> None:
             or "unknown",
         ),
         ("providers", ", ".join(facts["providers"]) or "none"),
+        ("gpu", ", ".join(facts["gpu"].values())),
         ("packages", ", ".join(have)),
     ]
     for name, text in rows:

@@ -12,6 +12,7 @@ from typing import Any
 # Import name -> the extra of pyproject.toml that installs it.
 EXTRA_OF = {
     "huggingface_hub": "compile",
+    "matplotlib": "bench",
     "ml_dtypes": "compile",
     "modelopt": "calibrate",
     "onnx": "compile",

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import click
 
 from edgellama.cli.engine import engine_directory
-from edgellama.cli.figure import figure
+from edgellama.cli.flat import flat
 from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
 
@@ -49,15 +46,6 @@ def command(engine: str, as_json: bool) -> None:
     ]
     rows += [("file", f"{name}: {size(item.bytes)}") for name, item in manifest.files.items()]
     for title in ("versions", "build", "verify"):
-        rows += [(title, text) for text in _flat(getattr(manifest, title))]
+        rows += [(title, text) for text in flat(getattr(manifest, title))]
     for name, text in rows:
         click.echo(f"{name:<12} {text}")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield `name = value` of a nested mapping, names joined by dots."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name} = {figure(value)}"

@@ -10,13 +10,23 @@ from typing import Any
 import click
 
 from edgellama.profiles.profile import (
+    BACKENDS,
     BLOCK_SIZES,
+    COMPUTE_PRECISIONS,
     FLOAT_PRECISIONS,
     KV_PRECISIONS,
     TABLE_PRECISIONS,
     WEIGHT_PRECISIONS,
+    Precision,
     Profile,
     ProfileError,
+)
+
+BACKEND = click.Choice(BACKENDS)
+BUNDLE_OPTION = click.option(
+    "--bundle",
+    is_flag=True,
+    help="Write what a device needs to build the engine itself, with `edgellama finish`.",
 )
 
 
@@ -30,12 +40,15 @@ class Override:
     block_size: int | None = None
     slots: int | None = None
     capacity: int | None = None
+    backend: str | None = None
+    compute: str | None = None
 
     def apply(self, profile: Profile) -> Profile:
         """Return the changed profile; raises ProfileError as a TOML file with the values would.
 
         A float precision is asked for to have no quantisation at all, so it covers the tables too;
-        a quantised one leaves them as the profile says.
+        a quantised one leaves them as the profile says. Another `compute` is taken over by whatever
+        had the old one: on a GPU the cache and what stays a float.
         """
         tables = self.embedding_precision
         if tables is None and self.precision in FLOAT_PRECISIONS:
@@ -47,7 +60,7 @@ class Override:
             "block_size": self.block_size,
         }
         limits = {"slots": self.slots, "capacity": self.capacity}
-        precision = replace(profile.precision, **_given(stored))
+        precision = replace(self._computed(profile.precision), **_given(stored))
         kinds = {precision.weights, precision.embedding}
         if self.block_size is not None and kinds <= set(FLOAT_PRECISIONS):
             raise ProfileError(
@@ -56,8 +69,22 @@ class Override:
                 "int8 or int4_rtn"
             )
         return replace(
-            profile, precision=precision, limits=replace(profile.limits, **_given(limits))
+            profile,
+            build=replace(profile.build, **_given({"backend": self.backend})),
+            precision=precision,
+            limits=replace(profile.limits, **_given(limits)),
         )
+
+    def _computed(self, precision: Precision) -> Precision:
+        if self.compute is None:
+            return precision
+        old = precision.compute
+        taken: dict[str, Any] = {
+            field: self.compute
+            for field in ("weights", "embedding", "kv")
+            if getattr(precision, field) == old
+        }
+        return replace(precision, compute=self.compute, **taken)
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +106,12 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--block-size", type=block, help="Inputs that share a scale.")
     @click.option("--slots", type=int, help="Sequences in flight.")
     @click.option("--capacity", type=int, help="Tokens a slot holds.")
+    @click.option(
+        "--compute",
+        type=click.Choice(COMPUTE_PRECISIONS),
+        help="Float type between the operators, and of all that has the profile's.",
+    )
+    @click.option("--backend", type=BACKEND, help="Library that runs the engine.")
     @functools.wraps(command)
     def wrapped(
         *args: Any,
@@ -88,10 +121,19 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
         block_size: int | None,
         slots: int | None,
         capacity: int | None,
+        backend: str | None,
+        compute: str | None,
         **kwargs: Any,
     ) -> None:
         changes = Override(
-            precision, embedding_precision, kv_precision, block_size, slots, capacity
+            precision,
+            embedding_precision,
+            kv_precision,
+            block_size,
+            slots,
+            capacity,
+            backend,
+            compute,
         )
         command(*args, override=changes, **kwargs)
 

@@ -1,4 +1,4 @@
-"""`edgellama plan`: memory and limits of an engine, before any work."""
+"""`edgellama plan`: memory, limits and the bound of an engine's speed, before any work."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import click
 from edgellama.cli.override import Override, override_options
 from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
+from edgellama.profiles.ceiling import Ceiling, DecodeStep
 from edgellama.profiles.model import read_model_config
-from edgellama.profiles.plan import make_plan, require_fit
-from edgellama.profiles.profile import load_profile
+from edgellama.profiles.plan import Plan, make_plan, require_fit
+from edgellama.profiles.profile import Profile, load_profile
 
 
 @click.command("plan", cls=Verb)
@@ -29,18 +30,46 @@ def command(profile: str, model: str | None, override: Override, as_json: bool) 
         require_fit(config, wanted)
         print_json({"model": source, **plan.as_dict()})
         return
-    rows = (
+    for name, text in _rows(source, wanted, plan):
+        click.echo(f"{name:<12} {text}")
+    require_fit(config, wanted)
+
+
+def _rows(source: str, wanted: Profile, plan: Plan) -> list[tuple[str, str]]:
+    precision = wanted.precision
+    rows = [
         ("model", f"{source}, {plan.parameters / 1e6:.1f} M parameters"),
-        ("precision", f"{wanted.precision.weights}, tables {wanted.precision.embedding}"),
-        ("weights", size(plan.weight_bytes)),
+        ("target", f"{wanted.build.target}, {wanted.build.backend}"),
+        (
+            "precision",
+            f"{precision.weights}, tables {precision.embedding}, computes {precision.compute}",
+        ),
+        (
+            "weights",
+            f"{size(plan.weight_bytes)} = linears {size(plan.linear_bytes)}, tables "
+            f"{size(plan.table_bytes)}, norms {size(plan.norm_bytes)}",
+        ),
         (
             "KV cache",
             f"{size(plan.kv_bytes)} = {plan.slots} slots x {plan.capacity} tokens "
-            f"x {plan.kv_bytes_per_token} B ({wanted.precision.kv})",
+            f"x {plan.kv_bytes_per_token} B ({precision.kv})",
         ),
-        ("activations", size(plan.activation_bytes)),
+        (
+            "activations",
+            f"{size(plan.activation_bytes)} = hidden {size(plan.hidden_bytes)}, scores "
+            f"{size(plan.score_bytes)}, logits {size(plan.logit_bytes)}",
+        ),
         ("total", f"{size(plan.total_bytes)} of {size(plan.memory_bytes)}"),
-    )
-    for name, text in rows:
-        click.echo(f"{name:<12} {text}")
-    require_fit(config, wanted)
+    ]
+    return rows + ([] if plan.ceiling is None else _ceiling_rows(plan.ceiling))
+
+
+def _ceiling_rows(ceiling: Ceiling) -> list[tuple[str, str]]:
+    def text(step: DecodeStep) -> str:
+        return (
+            f"{step.ms:.1f} ms, {step.tokens_per_s:.0f} tokens/s: {step.rows} x {step.context} "
+            f"tokens read {size(step.bytes)} at {ceiling.bandwidth_gb_s:g} GB/s"
+        )
+
+    steps = (ceiling.first, ceiling.alone, ceiling.full)
+    return [("decode >=" if step is steps[0] else "", text(step)) for step in steps]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,15 +15,15 @@ from transformers import AutoConfig
 
 from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.export.error import ExportError
+from edgellama.export.file_names import DATA_NAME, GRAPH_NAME, SIDE_FILES
 from edgellama.export.generation import GENERATION_CONFIG, tokenizer_folder
+from edgellama.export.peak_memory import peak_rss_bytes
 from edgellama.export.resolve import source_name
 from edgellama.export.stage import foreign_name, require_disk_space, staged_directory
 from edgellama.export.trace import trace_llama
 from edgellama.export.weights import IR_DTYPES, attach_weights, fold_linears
 from edgellama.profiles.model import ModelConfig, read_model_config
 
-GRAPH_NAME = "model.onnx"
-DATA_NAME = "model.onnx.data"
 CONFIG_KEY = "edgellama.config"
 SOURCE_KEY = "edgellama.source"
 FINGERPRINT_KEY = "edgellama.fingerprint"
@@ -33,15 +32,6 @@ Progress = Callable[[str, int, int], None]
 Transform = Callable[[ir.Model], None]
 _ALIGNMENT = 4096  # bytes; a weight can then be mapped on its own
 _GRAPH_BYTES = 64 << 20  # room for the graph, the tokenizer and the file system itself
-# Files a later stage needs beside the graph: text, chat and stop behaviour.
-SIDE_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True)
@@ -57,11 +47,6 @@ class ExportReport:
     def as_dict(self) -> dict[str, Any]:
         """Return the plain form for `--json`."""
         return {**asdict(self), "model": str(self.model)}
-
-
-def peak_rss_bytes() -> int:
-    """Return the largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _traced(folder: Path, model: ModelConfig, dtype: str) -> ir.Model:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import onnx_ir as ir
 
-from edgellama.export.to_onnx import GRAPH_NAME
+from edgellama.export.file_names import GRAPH_NAME
 from edgellama.optimize.passes.match import dim
 from edgellama.optimize.source import Source
 from edgellama.profiles.plan import Plan
@@ -17,9 +17,12 @@ from edgellama.runtime.manifest import KvLayout, Manifest, TensorInfo
 TOOLS = ("edgellama", "torch", "transformers", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
 _NUMPY_NAMES = {
     ir.DataType.FLOAT: "float32",
+    ir.DataType.FLOAT16: "float16",
+    ir.DataType.BFLOAT16: "bfloat16",
     ir.DataType.INT64: "int64",
     ir.DataType.INT32: "int32",
     ir.DataType.INT8: "int8",
+    ir.DataType.FLOAT8E4M3FN: "float8_e4m3fn",
 }
 
 

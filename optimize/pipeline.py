@@ -7,9 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-
-class BuildError(ValueError):
-    """A build that cannot go on; the message says which part and what to do."""
+from edgellama.optimize.error import BuildError as BuildError
 
 
 @dataclass(frozen=True)

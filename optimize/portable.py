@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from edgellama.export.to_onnx import ExportReport, Progress, export_portable
@@ -37,7 +38,7 @@ def portable_profile(model: ModelConfig) -> Profile:
         description="A portable model for no device in particular",
         model="",
         device=Device("cpu", _ANY_MEMORY_GIB, 1),
-        build=Build("ort", "cpu"),
+        build=Build("ort", "onnxruntime"),
         precision=Precision("fp32", "fp32", "fp32"),
         limits=Limits(1, model.max_position_embeddings, 1, 1),
     )
@@ -56,6 +57,11 @@ def _require_agreement(precision: Precision, dtype: str) -> None:
     Raises BuildError.
     """
     own = _PRECISION_OF[dtype]
+    if precision.compute not in ("fp32", own):
+        raise BuildError(
+            f"precision.compute is {precision.compute!r}, but a graph of dtype {dtype} computes in "
+            f"{own}; use --dtype {_DTYPE_OF[precision.compute]}"
+        )
     for field in ("weights", "embedding", "kv"):
         value = getattr(precision, field)
         narrowed = own == "fp32" and field != "kv"  # weights are cast where they are read
@@ -88,6 +94,9 @@ def export_model(
     if profile.precision.is_float32:
         require_nothing_given(given, profile.precision)
         return export_portable(folder, out, dtype=dtype, progress=progress, checkpoint=checkpoint)
+    # What the graph computes in is the dtype's to say, and an engine must be able to read it.
+    precision = replace(profile.precision, compute=_PRECISION_OF[dtype])
+    profile = replace(profile, precision=precision)
     codec = read_codec(folder, adapter) if profile.precision.is_calibrated else None
     scales = out.with_name(f"{out.name}.scales")
     quantization = quantization_of(checkpoint, codec, profile, given, scales, progress)

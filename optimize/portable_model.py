@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.export.to_onnx import GRAPH_NAME
+from edgellama.export.file_names import GRAPH_NAME
 from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.portable import read_codec
 from edgellama.optimize.portable_session import Past, PortableSession

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 
+from edgellama.optimize.kernels.add_functions import add_functions
 from edgellama.optimize.pipeline import BuildError
 from edgellama.profiles.model import ModelConfig
 
@@ -30,18 +31,58 @@ _SESSION_KEYS: dict[str, str] = {
 }
 # onnxruntime fuses an fp8 linear into an integer product, and then refuses what it made.
 _FP8_KEYS = {"session.disable_quant_qdq": "1"}
+# Where the weights of a graph lie that is handed over in memory.
+_EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # One cache after another, `LAYER.key` before `LAYER.value`; values of onnxruntime.
 Past = list[Any]
 
 
-def _session_keys(path: Path) -> Mapping[str, str]:
-    """Return the settings with which onnxruntime computes a graph as it says."""
+def _load(path: Path) -> ir.Model:
     try:
-        graph = ir.load(path).graph
+        return ir.load(path)
     except Exception as error:  # protobuf's class, which onnx_ir does not name
         raise BuildError(f"{path} is not an ONNX model ({error}); export again") from error
-    fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in graph.initializers.values())
+
+
+def _session_keys(model: ir.Model) -> Mapping[str, str]:
+    """Return the settings with which onnxruntime computes a graph as it says."""
+    weights = model.graph.initializers.values()
+    fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in weights)
     return _SESSION_KEYS | _FP8_KEYS if fp8 else _SESSION_KEYS
+
+
+def open_session(
+    path: Path, *, threads: int | None = None, prepack: bool = False
+) -> ort.InferenceSession:
+    """Open a graph so that it is computed as it says; see PortableSession.
+
+    Operators of the project's own run as their bodies of standard ones.
+    """
+    model = _load(path)
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_ERRORS
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    for key, value in _session_keys(model).items():
+        options.add_session_config_entry(key, value)
+    if not prepack:
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    graph: str | bytes = str(path)
+    if add_functions(model):
+        graph = ir.to_proto(model).SerializeToString()
+        options.add_session_config_entry(_EXTERNAL_FOLDER, str(path.parent))
+    try:
+        return ort.InferenceSession(
+            graph,
+            options,
+            providers=["CPUExecutionProvider"],
+            # Bodies unpack weights, which folding would keep in float32 besides.
+            disabled_optimizers=["ConstantFolding"] if isinstance(graph, bytes) else None,
+        )
+    except Exception as error:  # onnxruntime's errors share no other base class
+        raise BuildError(
+            f"{path}: onnxruntime {ort.__version__} cannot run it on a CPU: {error}"
+        ) from error
 
 
 class PortableSession:
@@ -54,22 +95,7 @@ class PortableSession:
     def __init__(
         self, path: Path, model: ModelConfig, *, threads: int | None = None, prepack: bool = False
     ) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = _LOG_ERRORS
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        for key, value in _session_keys(path).items():
-            options.add_session_config_entry(key, value)
-        if not prepack:
-            options.add_session_config_entry("session.disable_prepacking", "1")
-        try:
-            self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # onnxruntime's errors share no other base class
-            raise BuildError(
-                f"{path}: onnxruntime {ort.__version__} cannot run it on a CPU: {error}"
-            ) from error
+        self._session = open_session(path, threads=threads, prepack=prepack)
         self._model = model
         self._names = [
             f"{layer}.{kind}" for layer in range(model.num_layers) for kind in ("key", "value")

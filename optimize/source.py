@@ -15,17 +15,18 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from edgellama.export.checkpoint import Checkpoint
+from edgellama.export.file_names import GRAPH_NAME
 from edgellama.export.reference import OnLogits, Variant, as_stored, reference_logits
 from edgellama.export.stage import require_disk_space
 from edgellama.export.to_onnx import (
     CONFIG_KEY,
     FINGERPRINT_KEY,
-    GRAPH_NAME,
     GRAPH_ONLY_KEY,
     SOURCE_KEY,
     portable_model,
     save_model,
 )
+from edgellama.export.weights import IR_DTYPES
 from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.portable_session import PortableSession
 from edgellama.optimize.quantization import (
@@ -41,6 +42,8 @@ from edgellama.profiles.model import ModelConfig, RopeScaling
 from edgellama.profiles.profile import Profile
 from edgellama.runtime.text import TextCodec
 
+# What a float precision is called where a graph is exported.
+DTYPE_OF = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 Logits = npt.NDArray[np.float32]
 OnLayer = Callable[[int, int], None]
 Progress = Callable[[str, int, int], None]
@@ -112,7 +115,7 @@ class CheckpointSource:
 
     def graph(self, quantization: Quantization) -> ir.Model:
         """Trace the model and quantise it."""
-        graph = portable_model(self._checkpoint, "float32")
+        graph = portable_model(self._checkpoint, DTYPE_OF[quantization.precision.compute])
         quantization.apply(graph, self.model)
         return graph
 
@@ -195,7 +198,7 @@ class PortableSource:
         precision = profile.precision
         if self._precision is not None:
             for key, value in asdict(precision).items():
-                if self._precision[key] != value:
+                if self._precision.get(key, value) != value:
                     raise BuildError(
                         f"{self.folder} was exported with precision.{key} "
                         f"{self._precision[key]!r}, the profile has {value!r}; export again with "
@@ -217,12 +220,19 @@ class PortableSource:
 
     def graph(self, quantization: Quantization) -> ir.Model:
         """Read the graph; the weights stay in the memory-mapped file until they are written."""
+        if quantization.precision.compute == "bf16":
+            raise BuildError(
+                f"{self._path}: precision.compute is 'bf16', which ONNX Runtime cannot run on a "
+                "CPU, so the engine could not be compared with the export; use `edgellama build` "
+                "with the checkpoint"
+            )
         model = self._load()
         past = next(v for v in model.graph.inputs if (v.name or "").startswith("past_key_values."))
-        if past.dtype != ir.DataType.FLOAT:
+        wanted = DTYPE_OF[quantization.precision.compute]
+        if past.dtype != IR_DTYPES[wanted][1]:
             raise BuildError(
-                f"{self._path} was exported as {past.dtype}; target ort on a CPU computes in "
-                "float32, export with --dtype float32"
+                f"{self._path} was exported as {past.dtype}; precision.compute is "
+                f"{quantization.precision.compute!r}: export with --dtype {wanted}"
             )
         if self._precision is None:
             quantization.apply(model, self.model)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.profiles.profile import Precision
+from edgellama.runtime.backend import ScoringBackend
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.divergence import row_divergence
-from edgellama.runtime.ort import OrtBackend
 from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 from edgellama.runtime.text import TextCodec
 
@@ -30,8 +30,8 @@ PROMPTS = (
 CHATS = ("What is the capital of Italy?", "Say hello to my friend Ben.")
 NEW_TOKENS = 24
 # Float engines must reproduce the reference up to the order of float32 sums; the bound is relative
-# to the largest logit. Half-precision storage rounds each weight by 2^-11.
-FLOAT_BARS = {"fp32": 1e-4, "fp16": 2e-2}
+# to the largest logit. Half precision rounds each weight by 2^-11, bfloat16 by 2^-8.
+FLOAT_BARS = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1.6e-1}
 # Quantised engines must compute what their own weights say: the kernels round activations to int8,
 # worth a few thousandths of a nat; a wrong layout is worth whole nats.
 KERNEL_KL_BAR = 0.05
@@ -74,7 +74,7 @@ def verification_prompts(codec: TextCodec, capacity: int) -> list[list[int]]:
 
 
 def _continue_greedily(
-    backend: OrtBackend, prompts: list[list[int]], chunk: int
+    backend: ScoringBackend, prompts: list[list[int]], chunk: int
 ) -> list[list[int]]:
     """Generate from each prompt in slot 0 by the very steps that serving takes."""
     lengths_tail = (0,) * (backend.slots - 1)
@@ -98,7 +98,7 @@ def _continue_greedily(
 
 
 def verify_engine(
-    backend: OrtBackend, prompts: list[list[int]], chunk: int, reference: Reference
+    backend: ScoringBackend, prompts: list[list[int]], chunk: int, reference: Reference
 ) -> Verification:
     """Generate greedily with the engine, then score the same ids with both, chunk by chunk."""
     sequences = _continue_greedily(backend, prompts, chunk)
@@ -151,7 +151,7 @@ def verification_fault(result: Verification, precision: Precision) -> str | None
             f"the engine diverges by {result.kernel_kl_mean:.3f} nats from its own weights "
             f"computed in float32, the limit is {KERNEL_KL_BAR}"
         )
-    kinds = {precision.weights, precision.embedding, precision.kv}
+    kinds = {precision.weights, precision.embedding, precision.kv, precision.compute}
     if not kinds <= FLOAT_BARS.keys():
         return None
     coarsest = max(kinds, key=FLOAT_BARS.__getitem__)

@@ -26,7 +26,7 @@ def forget_scales() -> None:
     _last.clear()
 
 
-def _walk(weight: QuantizedWeight) -> Iterator[Slice]:
+def walk(weight: QuantizedWeight) -> Iterator[Slice]:
     """Yield the slices, and keep the scales when all are done."""
     layout = weight.layout
     scales = np.empty((layout.outputs, layout.scales_a_row), np.float32)
@@ -39,7 +39,7 @@ def _walk(weight: QuantizedWeight) -> Iterator[Slice]:
 def whole_scales(weight: QuantizedWeight) -> Floats:
     """Return all scales float32 [N, scales_a_row]."""
     if not _last or _last[0][0] is not weight:
-        for _ in _walk(weight):
+        for _ in walk(weight):
             pass
     return _last[0][1]
 
@@ -70,11 +70,11 @@ def _transposed_codes(weight: QuantizedWeight) -> npt.NDArray[Any]:
     if not int4 or layout.outputs % 2:
         kind = np.dtype(np.int8) if int4 else layout.dtype.numpy()
         whole = np.empty((layout.inputs, layout.outputs), kind)
-        for part in _walk(weight):
+        for part in walk(weight):
             _transpose_into(whole, part.start, part.codes)
         return _packed_flat(whole) if int4 else whole
     packed = np.empty((layout.inputs, layout.outputs // 2), np.uint8)
-    for part in _walk(weight):
+    for part in walk(weight):
         assert part.start % 2 == 0 and len(part.codes) % 2 == 0, "a pair of nibbles is split"
         codes = part.codes.astype(np.int8, copy=False).view(np.uint8)
         _transpose_into(packed, part.start // 2, (codes[0::2] & 0xF) | (codes[1::2] << 4))
@@ -97,13 +97,13 @@ class CodesTensor(StreamedTensor):
             return
         layout = self.weight.layout
         if layout.dtype != ir.DataType.INT4:
-            for part in _walk(self.weight):
+            for part in walk(self.weight):
                 yield part.codes
         elif layout.inputs % 2 == 0:
-            for part in _walk(self.weight):
+            for part in walk(self.weight):
                 yield _nibbles(np.ascontiguousarray(part.codes))
         else:
-            yield _packed_flat(np.concatenate([part.codes for part in _walk(self.weight)]))
+            yield _packed_flat(np.concatenate([part.codes for part in walk(self.weight)]))
 
 
 class ScalesTensor(ir.LazyTensor):
@@ -146,7 +146,7 @@ class BlobTensor(StreamedTensor):
     def _content(self) -> Iterator[npt.NDArray[np.uint8]]:
         layout = self.weight.layout
         short = layout.scales_a_row * layout.block_size - layout.inputs
-        for part in _walk(self.weight):
+        for part in walk(self.weight):
             codes: Codes = np.pad(part.codes, ((0, 0), (0, short))) if short else part.codes
             yield pack_blob(codes, self._bits, layout.block_size)
 

@@ -1,12 +1,14 @@
-"""Does a model fit a profile: memory and limits, before any work."""
+"""Does a model fit a profile: memory, limits and the bound of its speed, before any work."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from edgellama.profiles.ceiling import Ceiling, decode_ceiling
 from edgellama.profiles.model import ModelConfig
-from edgellama.profiles.profile import BLOCK_SIZES, FLOAT_PRECISIONS, Profile, ProfileError
+from edgellama.profiles.profile import FLOAT_PRECISIONS, Profile, ProfileError
+from edgellama.profiles.rules import require_support
 
 GIB = 1024**3
 ELEMENT_BYTES = {
@@ -19,29 +21,40 @@ ELEMENT_BYTES = {
     "int4_rtn": 0.5,
     "int4_awq": 0.5,
 }
-KV_ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "fp8": 1, "int8": 1}
-SCALE_BYTES = 4
+KV_ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1}
+FLOAT_BYTES = 4
 # GroupQueryAttention of ONNX Runtime rotates heads of a multiple of 16 features only; every Llama 3
-# has 64 or 128, smaller models are padded.
-HEAD_MULTIPLE = {"ort": 16}
+# has 64 or 128, smaller models are padded. TensorRT pads inside its kernels.
+HEAD_MULTIPLE = {"ort": 16, "trt-native": 1, "trt-plugin": 1, "trt-plain": 1}
 # Two model-sized hidden states, the widest linear's output and the float head row per token.
 _ACTIVATION_COPIES = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one engine takes; all sizes in bytes, `capacity` in tokens a slot."""
+    """What one engine takes; all sizes in bytes, `capacity` in tokens a slot.
+
+    `weight_bytes` are the sum of linears, tables and norms, `activation_bytes` that of hidden
+    states, scores and logits. `ceiling` is None where the memory's bandwidth is not known.
+    """
 
     profile: str
     parameters: int
     weight_bytes: int
+    linear_bytes: int
+    table_bytes: int
+    norm_bytes: int
     kv_bytes_per_token: int
     slots: int
     capacity: int
     kv_bytes: int
     activation_bytes: int
+    hidden_bytes: int
+    score_bytes: int
+    logit_bytes: int
     total_bytes: int
     memory_bytes: int
+    ceiling: Ceiling | None
 
     @property
     def fits(self) -> bool:
@@ -58,7 +71,9 @@ def padded(features: int, block: int) -> int:
     return -(-features // block) * block
 
 
-def matrix_bytes(k: int, n: int, precision: str, block_size: int) -> int:
+def matrix_bytes(
+    k: int, n: int, precision: str, block_size: int, scale_bytes: int = FLOAT_BYTES
+) -> int:
     """Return the stored bytes of a `[K, N]` weight.
 
     Quantised ones carry a scale a block; int8_sq one a column and fp8 one a matrix.
@@ -66,89 +81,115 @@ def matrix_bytes(k: int, n: int, precision: str, block_size: int) -> int:
     if precision in FLOAT_PRECISIONS:
         return int(k * n * ELEMENT_BYTES[precision])
     if precision in ("fp8", "int8_sq"):
-        return k * n + (n if precision == "int8_sq" else 1) * SCALE_BYTES
+        return k * n + (n if precision == "int8_sq" else 1) * scale_bytes
     rows = padded(k, block_size)
-    return int(rows * n * ELEMENT_BYTES[precision]) + rows // block_size * n * SCALE_BYTES
+    return int(rows * n * ELEMENT_BYTES[precision]) + rows // block_size * n * scale_bytes
 
 
-def weight_bytes(model: ModelConfig, profile: Profile) -> int:
-    """Return the bytes of all weights as the profile stores them."""
-    precision, block = profile.precision.weights, profile.precision.block_size
+def _compute_bytes(profile: Profile) -> int:
+    """Return the size of a number between the operators, and of a scale of a weight."""
+    return int(ELEMENT_BYTES[profile.precision.compute])
+
+
+def linear_bytes(model: ModelConfig, profile: Profile) -> int:
+    """Return the bytes of the linears of all layers as the profile stores them."""
     hidden, middle = model.hidden_size, model.intermediate_size
     head_dim = padded(model.head_dim, HEAD_MULTIPLE[profile.build.target])
     query, kv = model.num_heads * head_dim, model.num_kv_heads * head_dim
+
+    def matrix(k: int, n: int) -> int:
+        precision = profile.precision
+        return matrix_bytes(k, n, precision.weights, precision.block_size, _compute_bytes(profile))
+
     layer = (
-        matrix_bytes(hidden, query + 2 * kv, precision, block)
-        + matrix_bytes(query, hidden, precision, block)
-        + 2 * matrix_bytes(hidden, middle, precision, block)
-        + matrix_bytes(middle, hidden, precision, block)
+        matrix(hidden, query + 2 * kv)
+        + matrix(query, hidden)
+        + 2 * matrix(hidden, middle)
+        + matrix(middle, hidden)
     )
-    table = matrix_bytes(hidden, model.vocab_size, profile.precision.embedding, block)
-    norms = (2 * model.num_layers + 1) * hidden * 4
-    return model.num_layers * layer + table * (1 if model.tie_word_embeddings else 2) + norms
+    return model.num_layers * layer
 
 
-# What attention of a target's runtime computes with.
-_KV_PRECISIONS = {("ort", "cpu"): ("fp32", "int8")}
+def table_bytes(model: ModelConfig, profile: Profile) -> int:
+    """Return the bytes of one table `[hidden, vocab]`: the embedding or the head."""
+    return matrix_bytes(
+        model.hidden_size,
+        model.vocab_size,
+        profile.precision.embedding,
+        profile.precision.block_size,
+        _compute_bytes(profile),
+    )
 
 
-def require_support(model: ModelConfig, profile: Profile) -> None:
-    """Raise ProfileError for a precision that the target or the model's shape cannot have."""
-    target, provider = profile.build.target, profile.build.provider
-    precision = profile.precision
-    kv = _KV_PRECISIONS[target, provider]
-    if precision.kv not in kv:
-        raise ProfileError(
-            f"profile {profile.name}: precision.kv is {precision.kv!r}; attention of target "
-            f"{target} on a {provider} has caches of {' and '.join(kv)} only. `edgellama export "
-            f"--kv-precision {precision.kv}` writes the portable model for other runtimes"
-        )
-    if precision.weights != "int4_awq":
-        return
-    for name, width in (
-        ("hidden_size", model.hidden_size),
-        ("the attention's width", model.query_size),
-        ("intermediate_size", model.intermediate_size),
-    ):
-        if width % precision.block_size:
-            raise ProfileError(
-                f"profile {profile.name}: precision.weights is 'int4_awq' with block_size "
-                f"{precision.block_size}, but {name} {width} is no multiple of it; use "
-                f"{_dividing_blocks(model)}weights 'int4_rtn', which pads"
-            )
+def score_bytes(model: ModelConfig, profile: Profile, capacity: int) -> int:
+    """Return what attention keeps between its operators, at its largest.
 
-
-def _dividing_blocks(model: ModelConfig) -> str:
-    """Name the block sizes that divide every linear's inputs, as the start of advice."""
-    widths = (model.hidden_size, model.query_size, model.intermediate_size)
-    sizes = [str(size) for size in BLOCK_SIZES if not any(width % size for width in widths)]
-    return f"block_size {' or '.join(sizes)}, or " if sizes else ""
+    A fused one has only the mask `[B, 1, S, capacity]`. Target trt-plain has the scores
+    `[B, heads, S, capacity]` too, in float32 before and after the softmax; its cache is written in
+    place and takes nothing more. Target trt-plugin has what the pieces of a past make of the
+    values, and a logarithm each, in float32: one piece of a chunk, more only of fewer rows. Target
+    ort masks by lengths.
+    """
+    limits, target = profile.limits, profile.build.target
+    if target == "ort":
+        return 0
+    rows = max(limits.prefill_chunk, limits.slots)  # of one prompt, or one of each slot
+    if target == "trt-plugin":
+        return rows * (model.query_size + model.num_heads) * FLOAT_BYTES
+    scores = 2 * FLOAT_BYTES * model.num_heads if target == "trt-plain" else 0
+    return rows * capacity * (1 + scores)
 
 
 def make_plan(model: ModelConfig, profile: Profile) -> Plan:
     """Compute the plan; a slot never holds more tokens than the model was made for."""
-    limits = profile.limits
+    limits, gpu = profile.limits, profile.device.gpu
     capacity = min(limits.capacity, model.max_position_embeddings)
     per_token = model.kv_bytes_per_token(
         KV_ELEMENT_BYTES[profile.precision.kv], HEAD_MULTIPLE[profile.build.target]
     )
-    weights = weight_bytes(model, profile)
+    number = _compute_bytes(profile)
+    linears, table = linear_bytes(model, profile), table_bytes(model, profile)
+    tables = table * (1 if model.tie_word_embeddings else 2)
+    norms = (2 * model.num_layers + 1) * model.hidden_size * number
+    weights = linears + tables + norms
     kv = per_token * capacity * limits.slots
     rows = max(limits.prefill_chunk, limits.slots)
     widest = max(2 * model.intermediate_size, model.query_size + 2 * model.kv_size)
-    activations = rows * 4 * (_ACTIVATION_COPIES * widest) + limits.slots * model.vocab_size * 4
+    hidden = rows * number * (_ACTIVATION_COPIES * widest)
+    logits = limits.slots * model.vocab_size * FLOAT_BYTES
+    scores = score_bytes(model, profile, capacity)
+    activations = hidden + scores + logits
+    ceiling = None
+    if gpu is not None:
+        # The embedding is gathered row by row; the head, its twin or not, is read whole.
+        read = linears + table + norms
+        ceiling = decode_ceiling(read, per_token, limits.slots, capacity, gpu.bandwidth_gb_s)
     return Plan(
         profile=profile.name,
         parameters=model.num_parameters,
         weight_bytes=weights,
+        linear_bytes=linears,
+        table_bytes=tables,
+        norm_bytes=norms,
         kv_bytes_per_token=per_token,
         slots=limits.slots,
         capacity=capacity,
         kv_bytes=kv,
         activation_bytes=activations,
+        hidden_bytes=hidden,
+        score_bytes=scores,
+        logit_bytes=logits,
         total_bytes=weights + kv + activations,
         memory_bytes=int(profile.device.memory_gib * GIB),
+        ceiling=ceiling,
     )
+
+
+def _no_precision_fits(model: ModelConfig, profile: Profile) -> bool:
+    """Whether the weights alone are too many in the smallest precision."""
+    smallest = replace(profile.precision, weights="int4_rtn", embedding="int4_rtn")
+    plan = make_plan(model, replace(profile, precision=smallest))
+    return plan.weight_bytes > plan.memory_bytes
 
 
 def require_fit(model: ModelConfig, profile: Profile) -> Plan:
@@ -163,11 +204,17 @@ def require_fit(model: ModelConfig, profile: Profile) -> Plan:
         advice = f"lower limits.capacity to {tokens // plan.slots} or limits.slots"
     elif tokens > 1:
         advice = f"lower limits.slots x limits.capacity to {tokens} tokens in all"
+    elif _no_precision_fits(model, profile):
+        advice = "not even INT4 weights fit: use a smaller model or a device with more memory"
     else:
         advice = "use a smaller weight precision, a smaller model or a device with more memory"
+    gpu = profile.device.gpu
+    source = "device.memory_gib of the profile"
+    if gpu is not None:
+        source += f", of {gpu.memory_gib:g} GiB in all ({gpu.sources['memory_gib']})"
     raise ProfileError(
         f"profile {profile.name}: the engine needs {plan.total_bytes / GIB:.2f} GiB "
         f"(weights {plan.weight_bytes / GIB:.2f}, KV {plan.kv_bytes / GIB:.2f}, activations "
         f"{plan.activation_bytes / GIB:.2f}) but device.memory_gib is "
-        f"{plan.memory_bytes / GIB:.2f}; {advice}"
+        f"{plan.memory_bytes / GIB:.2f}; {advice} [rule memory; source: {source}]"
     )

@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
+
+from edgellama.profiles.bounds import ProfileError as ProfileError
+from edgellama.profiles.bounds import require_at_least, require_choice
+from edgellama.profiles.gpu import Gpu
+from edgellama.profiles.kernels import PROGRAMS_EACH, Kernels
+from edgellama.profiles.table import record_from_table
+from edgellama.profiles.tensorrt import TensorRt
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -19,83 +26,98 @@ else:
 # Weights and activations: fp8 (E4M3, per tensor) and int8_sq (SmoothQuant), both calibrated.
 WEIGHT_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int4_rtn", "int4_awq")
 TABLE_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4_rtn")
-KV_PRECISIONS = ("fp32", "fp16", "fp8", "int8")
+KV_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8")
 CALIBRATED_WEIGHTS = ("fp8", "int8_sq", "int4_awq")
 CALIBRATED_KV = ("fp8", "int8")
 FLOAT_PRECISIONS = ("fp32", "bf16", "fp16")
 BLOCK_SIZES = (32, 64, 128)
 AWQ_METHODS = ("awq_lite", "awq_clip", "awq_full")
 KV_GRANULARITIES = ("channel", "tensor")
-TARGETS = ("ort",)
-PROVIDERS = ("cpu",)
-
-
-class ProfileError(ValueError):
-    """A profile that does not exist, or a field in it that is unknown, missing or out of range."""
-
-
-def _choice(field: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        listed = ", ".join(repr(item) for item in allowed)
-        raise ProfileError(f"{field} is {value!r}; supported: {listed}")
-
-
-def _at_least(field: str, value: float, limit: float) -> None:
-    if value < limit:
-        raise ProfileError(f"{field} is {value!r}; it must be >= {limit}")
+COMPUTE_PRECISIONS = ("fp32", "bf16", "fp16")
+TARGETS = ("ort", "trt-native", "trt-plugin", "trt-plain")
+# The libraries that run an engine: TensorRT, and TensorRT for RTX, which builds without a GPU.
+TENSORRT_BACKENDS = ("tensorrt", "tensorrt-rtx")
+BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
 
 
 @dataclass(frozen=True)
 class Device:
-    """The machine: `memory_gib` is what the engine may use, `threads` the compute threads."""
+    """The machine: `memory_gib` is what the engine may use; a CPU has compute `threads`, a GPU the
+    record of its processor."""
 
     kind: str
     memory_gib: float
-    threads: int
+    threads: int | None = None
+    gpu: Gpu | None = None
 
     def __post_init__(self) -> None:
-        _choice("device.kind", self.kind, ("cpu",))
+        require_choice("device.kind", self.kind, ("cpu", "gpu"))
         if not 0 < self.memory_gib < math.inf:
             raise ProfileError(
                 f"device.memory_gib is {self.memory_gib!r}; it must be > 0 and finite"
             )
-        _at_least("device.threads", self.threads, 1)
+        wanted, other = ("threads", "gpu") if self.kind == "cpu" else ("gpu", "threads")
+        if getattr(self, wanted) is None:
+            raise ProfileError(f"device.{wanted} is missing; a {self.kind} needs it")
+        if getattr(self, other) is not None:
+            raise ProfileError(f"device.{other} is given for a {self.kind}; leave it out")
+        if self.threads is not None:
+            require_at_least("device.threads", self.threads, 1)
+        if self.gpu is not None and self.memory_gib > self.gpu.memory_gib:
+            raise ProfileError(
+                f"device.memory_gib is {self.memory_gib}; {self.gpu.name} has "
+                f"{self.gpu.memory_gib} in all"
+            )
 
 
 @dataclass(frozen=True)
 class Build:
-    """How the engine is made: target graph and the runtime provider it is for."""
+    """How the engine is made: the target's graph, and the library that runs it."""
 
     target: str
-    provider: str
+    backend: str
 
     def __post_init__(self) -> None:
-        _choice("build.target", self.target, TARGETS)
-        _choice("build.provider", self.provider, PROVIDERS)
+        require_choice("build.target", self.target, TARGETS)
+        require_choice("build.backend", self.backend, BACKENDS)
+        if self.is_tensorrt != self.target.startswith("trt-"):
+            fitting = "a target trt-*" if self.is_tensorrt else "target 'ort'"
+            raise ProfileError(
+                f"build.target is {self.target!r} with build.backend {self.backend!r}, which runs "
+                f"{fitting}; change one of the two"
+            )
+
+    @property
+    def is_tensorrt(self) -> bool:
+        """Whether TensorRT, of either kind, runs the engine."""
+        return self.backend in TENSORRT_BACKENDS
 
 
 @dataclass(frozen=True)
 class Precision:
     """Storage of weights, of the embedding and head tables, and of the KV cache.
 
-    `block_size` is the number of consecutive inputs that share one scale in a quantised weight.
+    `compute` is the float type between the operators. `block_size` is the number of consecutive
+    inputs that share one scale in a quantised weight.
     """
 
     weights: str
     embedding: str
     kv: str
     block_size: int = 128
+    compute: str = "fp32"
 
     def __post_init__(self) -> None:
-        _choice("precision.weights", self.weights, WEIGHT_PRECISIONS)
-        _choice("precision.embedding", self.embedding, TABLE_PRECISIONS)
-        _choice("precision.kv", self.kv, KV_PRECISIONS)
-        _choice("precision.block_size", self.block_size, BLOCK_SIZES)
+        require_choice("precision.weights", self.weights, WEIGHT_PRECISIONS)
+        require_choice("precision.embedding", self.embedding, TABLE_PRECISIONS)
+        require_choice("precision.kv", self.kv, KV_PRECISIONS)
+        require_choice("precision.block_size", self.block_size, BLOCK_SIZES)
+        require_choice("precision.compute", self.compute, COMPUTE_PRECISIONS)
 
     @property
     def is_float32(self) -> bool:
         """Whether nothing at all is rounded."""
-        return {self.weights, self.embedding, self.kv} == {"fp32"}
+        return {self.weights, self.embedding, self.kv, self.compute} == {"fp32"}
 
     @property
     def is_calibrated(self) -> bool:
@@ -119,11 +141,11 @@ class Calibration:
     kv: str = "channel"
 
     def __post_init__(self) -> None:
-        _choice("calibration.awq", self.awq, AWQ_METHODS)
-        _choice("calibration.kv", self.kv, KV_GRANULARITIES)
-        _at_least("calibration.tokens", self.tokens, 1)
-        _at_least("calibration.length", self.length, 2)
-        _at_least("calibration.seed", self.seed, 0)
+        require_choice("calibration.awq", self.awq, AWQ_METHODS)
+        require_choice("calibration.kv", self.kv, KV_GRANULARITIES)
+        require_at_least("calibration.tokens", self.tokens, 1)
+        require_at_least("calibration.length", self.length, 2)
+        require_at_least("calibration.seed", self.seed, 0)
 
 
 @dataclass(frozen=True)
@@ -135,7 +157,7 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         if self.max_perplexity_increase is not None:
-            _at_least("accuracy.max_perplexity_increase", self.max_perplexity_increase, 0.0)
+            require_at_least("accuracy.max_perplexity_increase", self.max_perplexity_increase, 0.0)
 
 
 @dataclass(frozen=True)
@@ -148,10 +170,28 @@ class Limits:
     max_queue: int
 
     def __post_init__(self) -> None:
-        _at_least("limits.slots", self.slots, 1)
-        _at_least("limits.capacity", self.capacity, 2)
-        _at_least("limits.prefill_chunk", self.prefill_chunk, 1)
-        _at_least("limits.max_queue", self.max_queue, 1)
+        require_at_least("limits.slots", self.slots, 1)
+        require_at_least("limits.capacity", self.capacity, 2)
+        require_at_least("limits.prefill_chunk", self.prefill_chunk, 1)
+        require_at_least("limits.max_queue", self.max_queue, 1)
+
+
+@dataclass(frozen=True)
+class Slo:
+    """Service level of one request at the profile's load, 95th percentiles in milliseconds.
+
+    `ttft_ms` is the time to the first token, `itl_ms` the time between two tokens; `source` says
+    whose bounds they are.
+    """
+
+    ttft_ms: float
+    itl_ms: float
+    source: str
+
+    def __post_init__(self) -> None:
+        for name in ("ttft_ms", "itl_ms"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ProfileError(f"slo.{name} is {getattr(self, name)!r}; it must be > 0")
 
 
 @dataclass(frozen=True)
@@ -167,6 +207,34 @@ class Profile:
     limits: Limits
     calibration: Calibration = field(default_factory=Calibration)
     accuracy: Accuracy = field(default_factory=Accuracy)
+    tensorrt: TensorRt | None = None
+    kernels: Kernels | None = None
+    slo: Slo | None = None
+
+    def __post_init__(self) -> None:
+        if self.build.is_tensorrt and self.device.kind != "gpu":
+            raise ProfileError(
+                f"build.backend is {self.build.backend!r}, but device.kind is 'cpu'; TensorRT runs "
+                "on a GPU: use backend 'onnxruntime'"
+            )
+        if self.build.is_tensorrt == (self.tensorrt is None):
+            state = "missing" if self.tensorrt is None else "given"
+            raise ProfileError(
+                f"table [tensorrt] is {state}, build.backend is {self.build.backend!r}; a backend "
+                "of TensorRT needs it, another would ignore it"
+            )
+        if (self.build.target == "trt-plugin") == (self.kernels is None):
+            state = "missing" if self.kernels is None else "given"
+            raise ProfileError(
+                f"table [kernels] is {state}, build.target is {self.build.target!r}; target "
+                "'trt-plugin' needs it, another would ignore it"
+            )
+
+    @property
+    def attention_programs(self) -> int | None:
+        """Programs that a launch of the fused attention should have; None where no GPU is known."""
+        gpu = self.device.gpu
+        return None if gpu is None else PROGRAMS_EACH * gpu.multiprocessors
 
     def as_dict(self) -> dict[str, Any]:
         """Return the nested plain form, as in the TOML file and in `engine.json`."""
@@ -180,71 +248,86 @@ _SECTIONS = {
     "limits": Limits,
     "calibration": Calibration,
     "accuracy": Accuracy,
+    "tensorrt": TensorRt,
+    "kernels": Kernels,
+    "slo": Slo,
 }
-_OPTIONAL_SECTIONS = ("calibration", "accuracy")
+_OPTIONAL_SECTIONS = ("calibration", "accuracy")  # with defaults
+_ABSENT_SECTIONS = ("tensorrt", "kernels", "slo")  # None where they are not given
 
 
-def _section(where: str, kind: type[Any], raw: Mapping[str, Any]) -> Any:
-    """Build one record from a table, refusing unknown, missing and wrongly typed keys."""
-    known = {item.name: item for item in fields(kind)}
-    for key in raw:
-        if key not in known:
-            raise ProfileError(f"{where}: unknown key {key!r}; known: {', '.join(known)}")
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, item in known.items():
-        if name not in raw:
-            if item.default is MISSING:
-                raise ProfileError(f"{where}: key {name!r} is missing")
-            continue
-        value = raw[name]
-        wanted = hints[name]
-        if (
-            wanted in (float, float | None)
-            and isinstance(value, int)
-            and not isinstance(value, bool)
-        ):
-            value = float(value)
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            type_name = getattr(wanted, "__name__", str(wanted))
-            raise ProfileError(
-                f"{where}: {name} is {value!r}; a value of type {type_name} is needed"
-            )
-        values[name] = value
-    return kind(**values)
+def _read_toml(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{where}: not TOML: {error}") from error
+
+
+def gpu_names() -> list[str]:
+    """Return the names of the described GPUs, sorted."""
+    return _stems(files("edgellama.profiles") / "gpus")
+
+
+def load_gpu(name: str) -> Gpu:
+    """Read one described GPU by name; raises ProfileError."""
+    if name not in gpu_names():
+        raise ProfileError(
+            f"device.gpu {name!r} is not described; there are {', '.join(gpu_names())}; or write "
+            "a table [device.gpu]"
+        )
+    content = (files("edgellama.profiles") / "gpus" / f"{name}.toml").read_bytes()
+    where = f"gpu {name}"
+    gpu: Gpu = record_from_table(where, Gpu, _read_toml(content, where))
+    return gpu
+
+
+def _device_table(where: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the record of the GPU, named or written out, into the table [device]."""
+    table = dict(raw)
+    gpu = table.get("gpu")
+    if isinstance(gpu, str):
+        table["gpu"] = load_gpu(gpu)
+    elif isinstance(gpu, Mapping):
+        table["gpu"] = record_from_table(f"{where} [device.gpu]", Gpu, gpu)
+    return table
 
 
 def profile_from_dict(raw: Mapping[str, Any], where: str = "profile") -> Profile:
     """Build a profile from its nested plain form; `where` opens every error message."""
     head = dict(raw)
     values: dict[str, Any] = {}
-    for key, kind in _SECTIONS.items():
-        table = head.pop(key, {} if key in _OPTIONAL_SECTIONS else None)
-        if not isinstance(table, Mapping):
-            raise ProfileError(f"{where}: table [{key}] is missing")
-        try:
-            values[key] = _section(f"{where} [{key}]", kind, table)
-        except ProfileError as error:
-            text = str(error)
-            raise ProfileError(text if text.startswith(where) else f"{where}: {text}") from None
-    for key in ("name", "description", "model"):
-        text = head.pop(key, None)
-        if not isinstance(text, str):
-            raise ProfileError(f"{where}: {key} is {text!r}; a text is needed")
-        values[key] = text
-    for key in head:
-        known = ", ".join(("name", "description", "model", *_SECTIONS))
-        raise ProfileError(f"{where}: unknown key {key!r}; known: {known}")
-    return Profile(**values)
+    try:
+        for key, kind in _SECTIONS.items():
+            table = head.pop(key, {} if key in _OPTIONAL_SECTIONS else None)
+            if table is None and key in _ABSENT_SECTIONS:
+                continue
+            if not isinstance(table, Mapping):
+                raise ProfileError(f"{where}: table [{key}] is missing")
+            if key == "device":
+                table = _device_table(where, table)
+            values[key] = record_from_table(f"{where} [{key}]", kind, table)
+        for key in ("name", "description", "model"):
+            text = head.pop(key, None)
+            if not isinstance(text, str):
+                raise ProfileError(f"{where}: {key} is {text!r}; a text is needed")
+            values[key] = text
+        for key in head:
+            known = ", ".join(("name", "description", "model", *_SECTIONS))
+            raise ProfileError(f"{where}: unknown key {key!r}; known: {known}")
+        return Profile(**values)
+    except ProfileError as error:
+        text = str(error)
+        raise ProfileError(text if text.startswith(where) else f"{where}: {text}") from None
+
+
+def _stems(folder: Any) -> list[str]:
+    names = (item.name for item in folder.iterdir())
+    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
 
 
 def profile_names() -> list[str]:
     """Return the names of the shipped profiles, sorted."""
-    return sorted(
-        item.name.removesuffix(".toml")
-        for item in files("edgellama.profiles").iterdir()
-        if item.name.endswith(".toml")
-    )
+    return _stems(files("edgellama.profiles"))
 
 
 def load_profile(name_or_path: str) -> Profile:
@@ -262,8 +345,5 @@ def load_profile(name_or_path: str) -> Profile:
             )
         resource = files("edgellama.profiles") / f"{name_or_path}.toml"
         content, stem = resource.read_bytes(), name_or_path
-    try:
-        raw = tomllib.loads(content.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError(f"profile {name_or_path}: not TOML: {error}") from error
-    return profile_from_dict({"name": stem, **raw}, where=f"profile {name_or_path}")
+    where = f"profile {name_or_path}"
+    return profile_from_dict({"name": stem, **_read_toml(content, where)}, where=where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,8 +28,23 @@ class Backend(Protocol):
     def vocab_size(self) -> int:
         """Columns of the logits."""
 
+    @property
+    def run_seconds(self) -> float:
+        """Seconds since the load in which the library ran the model, without binding inputs."""
+
     def run(self, step: Step) -> Logits:
         """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next."""
 
     def close(self) -> None:
         """Free the weights and the pool."""
+
+
+class ScoringBackend(Backend, Protocol):
+    """A backend that can also be evaluated: it gives the logits of every token."""
+
+    def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+        """Feed `tokens` to `slot` at `start` as one chunk; logits `[len(tokens), vocab_size]`.
+
+        The caller owns the slot: its positions `[0, start)` must be valid, and those of
+        `[start, start + len(tokens))` are valid afterwards.
+        """

@@ -1,4 +1,4 @@
-"""What a graph of target `ort` takes and gives, and the check of one against it."""
+"""What the graph of each target takes and gives, and the check of one against it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,34 @@ from pathlib import Path
 
 from edgellama.runtime.manifest import EngineError, KvLayout, Manifest, TensorInfo
 
-
-def graph_inputs(kv: KvLayout) -> tuple[TensorInfo, ...]:
-    """Return the inputs: one graph serves a chunk `[1, n]` and a ragged decode `[n, 1]`."""
-    return (
-        TensorInfo("input_ids", "int64", ("batch", "sequence")),
+# Positions of the flattened [batch * sequence] whose logits are wanted.
+_ROWS = TensorInfo("logits_indices", "int64", ("rows",))
+_IDS = TensorInfo("input_ids", "int64", ("batch", "sequence"))
+_TENSORRT = (
+    _IDS,
+    TensorInfo("position_ids", "int64", ("batch", "sequence")),
+    # The first cache position that the new tokens of a row are written to.
+    TensorInfo("write_indices", "int64", ("batch",)),
+    _ROWS,
+)
+# Target -> its inputs before the caches.
+_FIRST: Mapping[str, tuple[TensorInfo, ...]] = {
+    "ort": (
+        _IDS,
         # Total length - 1 of each row, cache and new tokens together; and the largest total.
         TensorInfo("seqlens_k", "int32", ("batch",)),
         TensorInfo("total_sequence_length", "int32", ()),
-        # Positions of the flattened [batch * sequence] whose logits are wanted.
-        TensorInfo("logits_indices", "int64", ("rows",)),
-        *_caches("past_key_values", kv),
-    )
+        _ROWS,
+    ),
+    "trt-native": _TENSORRT,
+    "trt-plugin": _TENSORRT,
+    "trt-plain": _TENSORRT,
+}
+
+
+def graph_inputs(target: str, kv: KvLayout) -> tuple[TensorInfo, ...]:
+    """Return a target's inputs: one graph serves a chunk `[1, n]` and a ragged decode `[n, 1]`."""
+    return (*_FIRST[target], *_caches("past_key_values", kv))
 
 
 def graph_outputs(kv: KvLayout, vocab_size: int) -> tuple[TensorInfo, ...]:
@@ -46,7 +62,7 @@ def check_graph(
     Raises EngineError that names the first difference. A size that the contract fixes may be
     dynamic in the graph, but not the other way round; `engine.json` must agree exactly.
     """
-    wanted_inputs = graph_inputs(manifest.kv)
+    wanted_inputs = graph_inputs(manifest.profile.build.target, manifest.kv)
     wanted_outputs = graph_outputs(manifest.kv, manifest.model.vocab_size)
     for kind, found, recorded, wanted in (
         ("input", inputs, manifest.inputs, wanted_inputs),

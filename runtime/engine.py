@@ -12,6 +12,7 @@ from edgellama.profiles.profile import Limits
 from edgellama.runtime.backend import Backend
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.generation import Generation, Listener
+from edgellama.runtime.load import load_backend
 from edgellama.runtime.manifest import EngineError, Manifest, read_manifest
 from edgellama.runtime.manifest import check_files as compare_files
 from edgellama.runtime.request import Request
@@ -63,15 +64,14 @@ class Engine:
 
         `threads` None takes the profile's. Raises EngineError.
         """
-        # Imported here so that the engine itself needs neither onnxruntime nor tokenizers.
-        from edgellama.runtime.ort import OrtBackend
+        # Imported here so that the engine itself does not need tokenizers.
         from edgellama.runtime.text import TextCodec
 
         manifest = read_manifest(directory)
         if check_files:
             compare_files(directory, manifest)
         codec = TextCodec.load(directory)
-        backend = OrtBackend.load(directory, manifest, threads=threads)
+        backend = load_backend(directory, manifest, threads=threads)
         return cls(backend, codec, manifest.profile.limits, manifest)
 
     def __enter__(self) -> Engine:

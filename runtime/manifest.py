@@ -12,9 +12,30 @@ from typing import Any
 from edgellama.profiles.model import ModelConfig, RopeScaling
 from edgellama.profiles.profile import Profile, profile_from_dict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_NAME = "engine.json"
 _CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of directory that a manifest describes: its noun, the manifest's file name, all files
+    that the manifest does not list, and what to do when it is missing or damaged."""
+
+    noun: str
+    manifest: str
+    unlisted: tuple[str, ...]
+    make: str
+    again: str
+
+
+ENGINE = Kind(
+    "engine",
+    MANIFEST_NAME,
+    (MANIFEST_NAME,),
+    "make one with `edgellama build PROFILE --out DIR`",
+    "rebuild the engine",
+)
 
 
 class EngineError(ValueError):
@@ -41,7 +62,7 @@ class KvLayout:
     @property
     def bytes_per_token(self) -> int:
         """Bytes one token takes over all layers, keys and values."""
-        sizes = {"float32": 4, "float16": 2, "int8": 1}
+        sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "float8_e4m3fn": 1}
         return 2 * self.layers * self.kv_heads * self.head_dim * sizes[self.dtype]
 
 
@@ -99,19 +120,19 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def record_files(directory: Path) -> dict[str, FileRecord]:
-    """Measure every file of a staged engine directory except `engine.json`."""
+def record_files(directory: Path, kind: Kind = ENGINE) -> dict[str, FileRecord]:
+    """Measure every file of a staged directory except the manifest."""
     return {
         path.name: FileRecord(file_sha256(path), path.stat().st_size)
         for path in sorted(directory.iterdir())
-        if path.is_file() and path.name != MANIFEST_NAME
+        if path.is_file() and path.name not in kind.unlisted
     }
 
 
-def write_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write `engine.json` into a (staged) engine directory."""
+def write_manifest(directory: Path, manifest: Manifest, kind: Kind = ENGINE) -> None:
+    """Write the manifest into a (staged) directory."""
     text = json.dumps(manifest.as_dict(), indent=2, ensure_ascii=False)
-    (directory / MANIFEST_NAME).write_text(text + "\n", encoding="utf-8")
+    (directory / kind.manifest).write_text(text + "\n", encoding="utf-8")
 
 
 def _manifest_from_dict(raw: Mapping[str, Any]) -> Manifest:
@@ -140,13 +161,13 @@ def _manifest_from_dict(raw: Mapping[str, Any]) -> Manifest:
     )
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Read `engine.json`; raises EngineError that says what is wrong and what to do."""
-    path = directory / MANIFEST_NAME
+def read_manifest(directory: Path, kind: Kind = ENGINE) -> Manifest:
+    """Read the manifest; raises EngineError that says what is wrong and what to do."""
+    path = directory / kind.manifest
     if not path.is_file():
         raise EngineError(
-            f"{directory} is not an engine: {MANIFEST_NAME} is missing; "
-            "make one with `edgellama build PROFILE --out DIR`"
+            f"{directory} is not {'an' if kind is ENGINE else 'a'} {kind.noun}: {kind.manifest} "
+            f"is missing; {kind.make}"
         )
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -155,32 +176,30 @@ def read_manifest(directory: Path) -> Manifest:
             return _manifest_from_dict(raw)
     # ValueError: no JSON, no UTF-8, and what the records refuse.
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise EngineError(f"{path} is damaged ({error!r}); rebuild the engine") from error
+        raise EngineError(f"{path} is damaged ({error!r}); {kind.again}") from error
     raise EngineError(
-        f"{path}: schema_version is {version!r}; this version reads {SCHEMA_VERSION}; "
-        "rebuild the engine"
+        f"{path}: schema_version is {version!r}; this version reads {SCHEMA_VERSION}; {kind.again}"
     )
 
 
-def check_files(directory: Path, manifest: Manifest) -> None:
+def check_files(directory: Path, manifest: Manifest, kind: Kind = ENGINE) -> None:
     """Compare every file with its record; raises EngineError naming the first that differs."""
-    present = {path.name for path in directory.iterdir() if path.is_file()} - {MANIFEST_NAME}
+    present = {path.name for path in directory.iterdir() if path.is_file()} - {*kind.unlisted}
+    what = f"{kind.noun} {directory}"
     for name, record in manifest.files.items():
         path = directory / name
         if name not in present:
-            raise EngineError(f"engine {directory}: file {name} is missing; rebuild the engine")
+            raise EngineError(f"{what}: file {name} is missing; {kind.again}")
         size = path.stat().st_size
         if size != record.bytes:
             raise EngineError(
-                f"engine {directory}: file {name} has {size} bytes, engine.json says "
-                f"{record.bytes}; rebuild the engine"
+                f"{what}: file {name} has {size} bytes, {kind.manifest} says {record.bytes}; "
+                f"{kind.again}"
             )
         if file_sha256(path) != record.sha256:
             raise EngineError(
-                f"engine {directory}: file {name} was altered (sha256 differs from engine.json); "
-                "rebuild the engine"
+                f"{what}: file {name} was altered (sha256 differs from {kind.manifest}); "
+                f"{kind.again}"
             )
     for name in sorted(present - set(manifest.files)):
-        raise EngineError(
-            f"engine {directory}: file {name} is not listed in engine.json; remove it"
-        )
+        raise EngineError(f"{what}: file {name} is not listed in {kind.manifest}; remove it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ class OrtBackend:
         self._total_value = ort.OrtValue.ortvalue_from_numpy(self._total)
         self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
         self._values: dict[tuple[str, int, int], ort.OrtValue] = {}
+        self._run_seconds = 0.0
 
     @classmethod
     def load(cls, directory: Path, manifest: Manifest, *, threads: int | None = None) -> OrtBackend:
@@ -71,7 +73,7 @@ class OrtBackend:
 
         Raises EngineError when the graph is unreadable or is not what the manifest says.
         """
-        provider = PROVIDERS[manifest.profile.build.provider]
+        provider = PROVIDERS[manifest.profile.device.kind]
         if provider not in ort.get_available_providers():
             raise EngineError(
                 f"engine {directory} needs {provider}; this onnxruntime {ort.__version__} has "
@@ -82,7 +84,9 @@ class OrtBackend:
                 f"engine {directory}: kv.dtype is {manifest.kv.dtype!r}; this runtime supports "
                 f"{', '.join(KV_DTYPES)}; rebuild the engine with another precision.kv"
             )
-        count = manifest.profile.device.threads if threads is None else threads
+        count = threads if threads is not None else manifest.profile.device.threads
+        if count is None:
+            raise EngineError(f"engine {directory}: device.threads is missing; give the threads")
         if not 1 <= count <= MAX_THREADS:
             raise EngineError(f"threads is {count}; it must be in [1, {MAX_THREADS}]")
         options = ort.SessionOptions()
@@ -119,6 +123,11 @@ class OrtBackend:
         """Columns of the logits."""
         return self._vocab_size
 
+    @property
+    def run_seconds(self) -> float:
+        """Seconds in the session since the load."""
+        return self._run_seconds
+
     def run(self, step: Step) -> Logits:
         """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next."""
         if step.decode:  # an empty batch would kill the process inside GroupQueryAttention
@@ -139,7 +148,7 @@ class OrtBackend:
         binding = self._feed_chunk(slot, tokens, start)
         binding.bind_ortvalue_input("logits_indices", self._value("indices", 0, count))
         binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        self._session.run_with_iobinding(binding)
+        self._execute(binding)
         return logits
 
     def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
@@ -173,7 +182,7 @@ class OrtBackend:
         binding.bind_ortvalue_input("input_ids", self._value("decode_ids", 0, count))
         binding.bind_ortvalue_input("logits_indices", self._value("indices", 0, rows))
         binding.bind_ortvalue_output("logits", self._value("logits", 0, rows))
-        self._session.run_with_iobinding(binding)
+        self._execute(binding)
 
     def _prefill(self, chunk: PrefillChunk, row: int) -> None:
         """Run one chunk; the logits of its last token go to `row`.
@@ -186,7 +195,12 @@ class OrtBackend:
         binding = self._feed_chunk(chunk.slot, chunk.tokens, chunk.start)
         binding.bind_ortvalue_input("logits_indices", self._value("indices", 0, 1))
         binding.bind_ortvalue_output("logits", self._value("logits", row, row + 1))
+        self._execute(binding)
+
+    def _execute(self, binding: ort.IOBinding) -> None:
+        began = time.perf_counter()
         self._session.run_with_iobinding(binding)
+        self._run_seconds += time.perf_counter() - began
 
     def _feed_chunk(self, slot: int, tokens: Sequence[int], start: int) -> ort.IOBinding:
         count = len(tokens)

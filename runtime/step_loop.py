@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgellama.runtime.backend import Backend, Logits
@@ -20,6 +20,7 @@ from edgellama.runtime.request import (
 from edgellama.runtime.sampling import Draw, Sampler
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.step import Step
+from edgellama.runtime.step_seconds import StepSeconds
 
 if TYPE_CHECKING:
     from edgellama.runtime.text import TextCodec
@@ -31,7 +32,10 @@ _REQUEST_FAILED = "the request failed in the engine; its log has the reason"
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Requests and slots now, and totals since the load."""
+    """Requests and slots now, and totals since the load.
+
+    `run_seconds` is the part of `seconds.backend` in which the model itself ran.
+    """
 
     running: int
     waiting: int
@@ -39,6 +43,8 @@ class EngineStats:
     steps: int
     prompt_tokens: int
     output_tokens: int
+    seconds: StepSeconds
+    run_seconds: float
 
 
 class StepLoop:
@@ -64,6 +70,7 @@ class StepLoop:
         self._steps = 0
         self._prompt_tokens = 0
         self._output_tokens = 0
+        self._seconds = StepSeconds()  # written by the loop's thread alone
         # A daemon: a program that forgets to close still exits.
         self._thread = threading.Thread(target=self._work, name="edgellama-engine", daemon=True)
         self._thread.start()
@@ -113,6 +120,8 @@ class StepLoop:
                 steps=self._steps,
                 prompt_tokens=self._prompt_tokens,
                 output_tokens=self._output_tokens,
+                seconds=replace(self._seconds),
+                run_seconds=self._backend.run_seconds,
             )
 
     def drain(self, timeout: float | None) -> bool:
@@ -162,11 +171,11 @@ class StepLoop:
                 self._scheduler.cancel(generation.id)
         for generation in cancelled:
             self._end(generation, FinishReason.CANCELLED)
-        with self._changed:
+        with self._seconds.timed("schedule"), self._changed:
             admitted = [self._active[sequence.id] for sequence in self._scheduler.admit()]
         for generation in admitted:
             self._admit(generation)
-        with self._changed:
+        with self._seconds.timed("schedule"), self._changed:
             step = self._scheduler.schedule()
             if step is None:
                 return
@@ -186,15 +195,18 @@ class StepLoop:
 
     def _advance(self, step: Step, rows: list[Generation]) -> None:
         """Run the step; `rows[r]` is the request of row r of its logits."""
-        logits = self._backend.run(step)
-        draws = self._draw(logits, rows)
-        deltas = [
-            None if draw is None else self._accept(generation, draw)
-            for generation, draw in zip(rows, draws, strict=True)
-        ]
+        with self._seconds.timed("backend"):
+            logits = self._backend.run(step)
+        with self._seconds.timed("sample"):
+            draws = self._draw(logits, rows)
+        with self._seconds.timed("detokenise"):
+            deltas = [
+                None if draw is None else self._accept(generation, draw)
+                for generation, draw in zip(rows, draws, strict=True)
+            ]
         tokens = [0 if draw is None else draw.token for draw in draws]
         finished = {generation.id for generation in rows if generation.reason is not None}
-        with self._changed:
+        with self._seconds.timed("schedule"), self._changed:
             self._scheduler.update(step, tokens, finished)
             for request_id in finished:
                 del self._active[request_id]
@@ -203,11 +215,12 @@ class StepLoop:
             if step.prefill is not None:
                 self._prompt_tokens += len(step.prefill.tokens)
         # After the update, so that a listener that hears of an end finds the slot free.
-        for generation, delta in zip(rows, deltas, strict=True):
-            if delta is not None:
-                self._deliver(generation, delta)
-            if generation.reason is not None:
-                self._deliver_end(generation)
+        with self._seconds.timed("deliver"):
+            for generation, delta in zip(rows, deltas, strict=True):
+                if delta is not None:
+                    self._deliver(generation, delta)
+                if generation.reason is not None:
+                    self._deliver_end(generation)
 
     def _draw(self, logits: Logits, rows: list[Generation]) -> list[Draw | None]:
         """Draw for all rows at once; None for a row that cannot be, which ends its request."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Before anything imports a kernel: they run in Triton's interpreter here. What compiles kernels
+# does so in processes of its own.
+os.environ["TRITON_INTERPRET"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
 # A byte a token, and two special tokens behind them.
 BOS, EOS, VOCAB = 256, 257, 258

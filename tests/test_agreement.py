@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,34 @@ pytest.importorskip("onnxruntime")
 import torch
 from transformers import LlamaForCausalLM
 
-from edgellama.export.to_onnx import export_portable
+from edgellama.export.checkpoint import open_checkpoint
+from edgellama.export.resolve import resolve_model
+from edgellama.export.to_onnx import export_portable, save_model
 from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.grpc_service.client_errors import InvalidRequest
 from edgellama.grpc_service.server import Server
 from edgellama.optimize.build import build_engine, optimize_portable
+from edgellama.optimize.describe import describe
+from edgellama.optimize.engine_files import write_text_files
 from edgellama.optimize.portable_session import PortableSession
+from edgellama.optimize.quantization import Quantization
+from edgellama.optimize.source import CheckpointSource, PortableSource, Source
+from edgellama.optimize.target_session import TargetSession
+from edgellama.optimize.write_graph import make_graph
+from edgellama.profiles.kernels import Kernels
 from edgellama.profiles.model import read_model_config
+from edgellama.profiles.plan import make_plan
 from edgellama.profiles.profile import Profile, load_profile
+from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.engine import Engine
 from edgellama.runtime.request import Request, Sampling, Stop
+from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
+from edgellama.runtime.text import TextCodec
 
 NEW_TOKENS = 24
 PROMPTS = [(256, 72, 105), (256, *range(40, 75)), (256, 99), (256, *range(90, 110))]
 SLOTS = 16
+QUESTIONS = ("What is the capital of France?", "Who are you?", "Tell me a story about a dog.")
 
 
 def profile(precision: str = "fp32", capacity: int = 128) -> Profile:
@@ -87,6 +101,58 @@ def test_the_portable_graph_says_it(
         for _ in range(NEW_TOKENS):
             ids.append(int(session.logits(ids)[-1].argmax()))
         assert ids[len(prompt) :] == answer
+
+
+def target_session(source: Source, target: str, folder: Path, capacity: int) -> TargetSession:
+    """The graph that a target gives to TensorRT, in float32 on ONNX Runtime."""
+    base = load_profile("l4-1b")
+    wanted = replace(
+        base,
+        build=replace(base.build, target=target),
+        kernels=Kernels("cubin") if target == "trt-plugin" else None,
+        precision=profile().precision,
+        limits=replace(base.limits, slots=SLOTS, capacity=capacity),
+    )
+    plan = make_plan(source.model, wanted)
+    model = make_graph(source, wanted, plan, Quantization(wanted.precision))
+    save_model(model, folder / "model.onnx", None, "")
+    manifest = describe(source, wanted, plan, model, "")
+    return TargetSession(folder / "model.onnx", manifest.kv, source.model.vocab_size)
+
+
+def greedy(
+    session: TargetSession, prompts: Sequence[Sequence[int]], counts: Sequence[int]
+) -> list[list[int]]:
+    """Continue all prompts together, each in every second slot, until each has its count."""
+    answers: dict[int, list[int]] = {2 * i: [] for i in range(len(prompts))}
+    lengths = [0] * session.slots
+    for slot, prompt in zip(answers, prompts, strict=True):
+        for start in range(0, len(prompt), 7):
+            chunk = tuple(prompt[start : start + 7])
+            last = start + len(chunk) == len(prompt)
+            logits = session.run(Step((), PrefillChunk(slot, chunk, start, last), tuple(lengths)))
+            lengths[slot] += len(chunk)
+        answers[slot].append(int(logits[0].argmax()))
+    wanted = dict(zip(answers, counts, strict=True))
+    while any(len(answers[slot]) < wanted[slot] for slot in answers):
+        rows = tuple(
+            DecodeRow(slot, answer[-1], lengths[slot])
+            for slot, answer in answers.items()
+            if len(answer) < wanted[slot]
+        )
+        logits = session.run(Step(rows, None, tuple(lengths)))
+        for row, drawn in zip(rows, logits, strict=True):
+            answers[row.slot].append(int(drawn.argmax()))
+            lengths[row.slot] += 1
+    return list(answers.values())
+
+
+@pytest.mark.parametrize("target", ["trt-native", "trt-plugin", "trt-plain"])
+def test_the_graph_for_tensorrt_says_it(
+    portable: Path, tmp_path: Path, expected: list[list[int]], target: str
+) -> None:
+    session = target_session(PortableSource(portable), target, tmp_path, 128)
+    assert greedy(session, PROMPTS, [NEW_TOKENS] * len(PROMPTS)) == expected
 
 
 def test_the_engine_says_it(engine: Engine, expected: list[list[int]]) -> None:
@@ -211,6 +277,46 @@ async def test_real_checkpoints_over_the_wire(
             else:
                 answers = [await stream for stream in streams]
     assert [list(ids) for ids, _ in answers] == [case["new_ids_no_stop"] for case in cases]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["trt-native", "trt-plugin", "trt-plain"])
+@pytest.mark.parametrize("name", ["stories260k", "babyllama105"])
+def test_real_checkpoints_through_the_graphs_for_tensorrt(
+    shared_data: Path, tmp_path: Path, name: str, target: str
+) -> None:
+    """Head sizes 8 and 16; TensorRT refuses the first in target trt-native, ONNX Runtime does not.
+
+    The reference's tokens are all of greedy.json, which go to the end of the context.
+    """
+    source = CheckpointSource(open_checkpoint(shared_data / name))
+    session = target_session(source, target, tmp_path, source.model.max_position_embeddings)
+    cases = json.loads((shared_data / name / "greedy.json").read_text())["cases"]
+    for start in range(0, len(cases), SLOTS // 2):
+        part = cases[start : start + SLOTS // 2]
+        answers = [case["new_ids_no_stop"] for case in part]
+        prompts = [case["prompt_ids"] for case in part]
+        assert greedy(session, prompts, [len(answer) for answer in answers]) == answers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["trt-native", "trt-plugin", "trt-plain"])
+def test_the_tiny_model_through_the_graphs_for_tensorrt(tmp_path: Path, target: str) -> None:
+    folder = resolve_model("tiny")
+    source = CheckpointSource(open_checkpoint(folder))
+    session = target_session(source, target, tmp_path, source.model.max_position_embeddings)
+    write_text_files(folder, tmp_path)
+    codec = TextCodec.load(tmp_path)
+    prompts = [codec.encode_chat([ChatMessage("user", text)]) for text in QUESTIONS]
+    model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    answers = []
+    for prompt in prompts:
+        with torch.no_grad():
+            made = model.generate(
+                torch.tensor([prompt]), max_new_tokens=40, do_sample=False, eos_token_id=-1
+            )
+        answers.append(made[0, len(prompt) :].tolist())
+    assert greedy(session, prompts, [40] * len(prompts)) == answers
 
 
 @pytest.mark.slow

@@ -92,5 +92,5 @@ def test_make_targets_exist(document: Path) -> None:
 @documents
 def test_only_verbs_that_exist_are_named(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
-    for verb in re.findall(r"`edgellama ([a-z]+)", text):
+    for verb in re.findall(r"`edgellama ([a-z]+(?:-[a-z]+)*)", text):
         assert verb in main.list_commands(click.Context(main)), verb

@@ -16,7 +16,7 @@ COMPILER = {"onnx", "onnx_ir", "onnxscript", "ml_dtypes", "numpy", "torch", "saf
 # Folder -> what it may import besides the standard library and edgellama itself.
 MAY_IMPORT = {
     "profiles": set(),
-    "runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "tensorrt"},
+    "runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "tensorrt", "cuda"},
     "grpc_service": {
         "grpc",
         "google",
@@ -26,7 +26,8 @@ MAY_IMPORT = {
         "aiohttp",
         "typing_extensions",  # for the type checker only
     },
-    "benchmark": {"numpy"},
+    # Beside numpy: the kernels on a GPU, and what they are compared with.
+    "benchmark": {"numpy", "torch", "onnxruntime", "onnx_ir", "matplotlib", "jinja2", "grpc"},
     "cli": {"click", "rich", "google", "onnxruntime"},
     "export": COMPILER | {"transformers", "optimum", "huggingface_hub", "tokenizers"},
     "calibration": COMPILER | {"modelopt", "transformers"},
@@ -38,7 +39,8 @@ MAY_USE = {
     "profiles": set(),
     "runtime": {"profiles"},
     "grpc_service": {"profiles", "runtime"},
-    "benchmark": {"profiles", "runtime", "grpc_service"},
+    # The checks of a GPU build what they measure.
+    "benchmark": {"profiles", "runtime", "grpc_service", "export", "optimize"},
     "export": {"profiles", "examples"},
     "calibration": {"profiles", "export", "runtime"},
     "optimize": {"profiles", "export", "calibration", "runtime"},
@@ -55,7 +57,7 @@ MAY_USE = {
     },
 }
 # Only the adapter of a folder touches these libraries.
-ONE_FILE_A_FOLDER = ("onnxruntime", "tensorrt", "tensorrt_rtx", "optimum", "modelopt")
+ONE_FILE_A_FOLDER = ("onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "optimum", "modelopt")
 CORE = ("sequence", "slots", "scheduler", "step", "request")
 
 
@@ -128,7 +130,7 @@ def test_no_folder_is_imported_by_its_bare_name() -> None:
 @pytest.mark.parametrize("module", CORE)
 def test_the_core_needs_no_library(module: str) -> None:
     """Import the module where numpy, onnxruntime and the rest cannot be found."""
-    blocked = ("numpy", "torch", "onnxruntime", "tokenizers", "jinja2", "grpc", "tensorrt")
+    blocked = ("numpy", "torch", "onnxruntime", "tokenizers", "jinja2", "grpc", "tensorrt", "cuda")
     code = (
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({blocked!r}))\n"  # None makes `import` raise

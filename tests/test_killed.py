@@ -6,6 +6,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,28 @@ from edgellama.calibration.scale_files import load_scales
 from edgellama.export.checkpoint import open_checkpoint
 from edgellama.export.resolve import resolve_model
 from edgellama.export.to_onnx import export_portable
+from edgellama.optimize.build import build_engine
+from edgellama.optimize.bundle import open_bundle
+from edgellama.optimize.finish import finish_bundle
+from edgellama.profiles.profile import load_profile
+from edgellama.runtime.manifest import check_files, read_manifest
 
 pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent
 KILLS = 20
 Work = Callable[..., object]
 
 
-@pytest.fixture(scope="module")
-def start() -> Callable[..., Any]:
+@pytest.fixture
+def start(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Start a function in a process whose libraries are loaded already: kills then hit the work."""
+    monkeypatch.syspath_prepend(str(ROOT))  # the other process imports this module by its name
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
             "edgellama.calibration.calibrate",
             "edgellama.export.to_onnx",
+            "edgellama.optimize.build",
             "modelopt.torch.quantization",
         ]
     )
@@ -90,6 +99,58 @@ def test_a_killed_export_leaves_a_whole_model_or_none(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
     kill_at_random(start, export_portable, (resolve_model("tiny"),), tmp_path / "model")
+
+
+def make_bundle(model: Path, out: Path) -> None:
+    """Write a small bundle; at module level, as another process looks it up."""
+    shipped = load_profile("l4-1b")
+    wanted = replace(
+        shipped,
+        precision=replace(shipped.precision, block_size=32),
+        limits=replace(shipped.limits, slots=2, capacity=64),
+    )
+    build_engine(wanted, model, out, bundle=True)
+
+
+def test_a_killed_bundle_is_whole_or_not_there(start: Callable[..., Any], tmp_path: Path) -> None:
+    kill_at_random(start, make_bundle, (resolve_model("tiny"),), tmp_path / "bundle")
+    open_bundle(tmp_path / "bundle")
+
+
+def finish(bundle: Path, out: Path) -> None:
+    """Finish a bundle for the GPU of its profile, without one."""
+    finish_bundle(bundle, out, backend="tensorrt-rtx")
+
+
+def test_a_killed_finish_leaves_a_whole_engine_or_none(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Plans differ from build to build, so an engine is held to its own manifest."""
+    pytest.importorskip("tensorrt_rtx")
+    bundle, out = tmp_path / "bundle", tmp_path / "engine"
+    make_bundle(resolve_model("tiny"), bundle)
+    draw = random.Random(20261122)
+    process = start(finish, bundle, out)
+    began = time.monotonic()
+    process.join()
+    seconds = time.monotonic() - began
+    before = content(out)
+    replaced = 0
+    for _ in range(KILLS):
+        process = start(finish, bundle, out)
+        process.join(draw.uniform(0, seconds))
+        if process.is_alive():
+            os.kill(process.pid, signal.SIGKILL)
+            process.join()
+        if out.exists():  # not so where the kill hit between the two renames
+            check_files(out, read_manifest(out))
+            replaced += content(out) != before
+            before = content(out)
+    assert replaced < KILLS, "the kills come too late to prove anything"
+    finish(bundle, out)
+    check_files(out, read_manifest(out))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "engine"]
+    open_bundle(bundle)
 
 
 def test_a_killed_calibration_goes_on_to_the_same_scales(

@@ -17,6 +17,12 @@ def producer(value: ir.Value | None, op_type: str) -> ir.Node | None:
     return node if node is not None and node.op_type == op_type else None
 
 
+def uncast(value: ir.Value) -> ir.Value:
+    """Return what a `Cast` made `value` of, or `value` itself."""
+    node = producer(value, "Cast")
+    return operand(node, 0) if node is not None else value
+
+
 def operand(node: ir.Node, index: int) -> ir.Value:
     """Return an input that the pattern needs; absent inputs are a malformed graph."""
     value = node.inputs[index] if index < len(node.inputs) else None

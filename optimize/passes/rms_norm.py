@@ -5,15 +5,24 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgellama.optimize.passes.edit import clear_unused, insert_before, replace
-from edgellama.optimize.passes.match import operand, producer, scalar, split_commutative
+from edgellama.optimize.passes.match import (
+    operand,
+    producer,
+    scalar,
+    split_commutative,
+    uncast,
+)
 
 
 def _match(scaled: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
     """Return (x, scale, epsilon) when `scaled` is the last `Mul` of a norm."""
-    found = split_commutative(scaled, "Mul")
+    found = split_commutative(scaled, "Mul") or split_commutative(scaled, "Cast")
     if found is None:
         return None
-    normalized, scale = found
+    narrowed, scale = found
+    normalized = producer(uncast(narrowed.outputs[0]), "Mul")
+    if normalized is None:
+        return None
     inverse = split_commutative(normalized, "Reciprocal")
     if inverse is None:
         return None
@@ -30,7 +39,10 @@ def _match(scaled: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
     if scalar(operand(mean, 1)) != -1.0:
         return None
     value = scalar(epsilon)
-    return (x, scale, value) if value is not None else None
+    if value is None:
+        return None
+    # Widened for the norm alone where its result is narrowed again; else x is that wide by itself.
+    return (uncast(x) if narrowed is not normalized else x), scale, value
 
 
 def fuse_rms_norm(model: ir.Model) -> int:
@@ -38,7 +50,9 @@ def fuse_rms_norm(model: ir.Model) -> int:
 
     1. `Mul(scale, Mul(x, Reciprocal(Sqrt(Add(ReduceMean(Pow(x, 2), [-1]), eps)))))`, operands of
        `Mul` and `Add` in any order -> `RMSNormalization(x, scale, axis=-1, epsilon=eps)`.
-    2. Another exponent, axis or a computed epsilon: declined.
+    2. The same computed in float32 for a narrower `x`: `Mul(scale, Cast(norm(Cast(x))))` -> the
+       same node, which computes in float32 by itself (`stash_type` 1) and scales in the type of x.
+    3. Another exponent, axis or a computed epsilon: declined.
     """
     count = 0
     for node in list(model.graph):

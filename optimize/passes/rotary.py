@@ -18,6 +18,7 @@ from edgellama.optimize.passes.match import (
     producer,
     scalar,
     split_commutative,
+    uncast,
 )
 
 COS_TABLE = "rotary.cos"
@@ -32,20 +33,28 @@ def _half(value: ir.Value) -> tuple[ir.Value, float] | None:
 
 
 def _angle(value: ir.Value, op_type: str) -> bool:
-    """Whether `value` is `Unsqueeze(Cos(...))` or `Unsqueeze(Sin(...))`."""
+    """Whether `value` is `Unsqueeze(Cos(...))` or `Unsqueeze(Sin(...))`, cast or not."""
     node = producer(value, "Unsqueeze")
-    return node is not None and producer(operand(node, 0), op_type) is not None
+    return node is not None and producer(uncast(operand(node, 0)), op_type) is not None
 
 
-def _frequencies(cos: ir.Value) -> np.ndarray | None:
-    """Return the inverse frequencies float32 [D / 2] that the angles behind `cos` come from.
+def frequencies_behind(angle: ir.Value) -> np.ndarray | None:
+    """Return the inverse frequencies float32 [D / 2] that a cosine or sine comes from.
 
     The graph computes `Unsqueeze(Cos(Concat(t, t)))`, t = `Transpose(inv_freq x positions)`.
     """
-    value: ir.Value = cos
-    for op_type in ("Unsqueeze", "Cos", "Concat", "Transpose", "MatMul", "Expand"):
-        node = producer(value, op_type)
-        if node is None:
+    value: ir.Value = angle
+    for op_types in (
+        ("Unsqueeze",),
+        ("Cos", "Sin"),
+        ("Concat",),
+        ("Transpose",),
+        ("MatMul",),
+        ("Expand",),
+    ):
+        value = uncast(value)
+        node = value.producer()
+        if node is None or node.op_type not in op_types:
             return None
         value = operand(node, 0)
     frequencies = constant(value, limit=4096)
@@ -80,11 +89,26 @@ def angle_tables(inv_freq: np.ndarray, rows: int) -> tuple[np.ndarray, np.ndarra
     return np.cos(wide).astype(np.float32), np.sin(wide).astype(np.float32)
 
 
-def fuse_rotary(model: ir.Model, rows: int) -> int:
+def add_angle_tables(
+    graph: ir.Graph, inv_freq: np.ndarray, rows: int, dtype: ir.DataType | None
+) -> tuple[ir.Value, ir.Value]:
+    """Register the tables [rows, head_dim / 2] of cosines and sines in the graph's float type."""
+    kind = dtype or ir.DataType.FLOAT
+    tables = []
+    for name, table in zip((COS_TABLE, SIN_TABLE), angle_tables(inv_freq, rows), strict=True):
+        array = table if kind == ir.DataType.FLOAT else table.astype(kind.numpy())
+        tables.append(shared_initializer(graph, name, ir.tensor(array, dtype=kind, name=name)))
+    return tables[0], tables[1]
+
+
+def fuse_rotary(model: ir.Model, rows: int, tables: ir.DataType | None = None) -> int:
     """Fuse rotations of queries and keys; returns how many. `rows` is the number of positions.
+
+    `tables` is the type of the tables; None takes the graph's.
 
     1. `Add(Mul(x, cos), Mul(Concat(Neg(x[D/2:]), x[:D/2]), sin))` with cos and sin [B, 1, S, D]
        computed from `position_ids` -> `RotaryEmbedding(x, cos_table, sin_table, position_ids)`.
+       In a narrower graph the angles are cast to its type; so are the tables.
     2. Halves of another tensor or another size, angles from elsewhere, or frequencies that are
        computed: declined.
     """
@@ -96,12 +120,10 @@ def fuse_rotary(model: ir.Model, rows: int) -> int:
     ]
     if not found:
         return 0
-    frequencies = _frequencies(found[0][2])
+    frequencies = frequencies_behind(found[0][2])
     if frequencies is None:
         return 0
-    cos, sin = angle_tables(frequencies, rows)
-    cos_table = shared_initializer(graph, COS_TABLE, ir.tensor(cos, name=COS_TABLE))
-    sin_table = shared_initializer(graph, SIN_TABLE, ir.tensor(sin, name=SIN_TABLE))
+    cos_table, sin_table = add_angle_tables(graph, frequencies, rows, tables or found[0][2].dtype)
     positions = next(value for value in graph.inputs if value.name == "position_ids")
     for node, x, _cos in found:
         old = node.outputs[0]

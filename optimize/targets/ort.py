@@ -11,7 +11,7 @@ from edgellama.optimize.passes.gather_quantized import fuse_gather_quantized
 from edgellama.optimize.passes.gqa import fuse_gqa
 from edgellama.optimize.passes.integer_linears import fuse_integer_linears
 from edgellama.optimize.passes.matmul_nbits import fuse_matmul_nbits
-from edgellama.optimize.passes.pack_qkv import pack_qkv
+from edgellama.optimize.passes.pack_linears import QKV, pack_linears
 from edgellama.optimize.passes.pad_heads import MULTIPLE, pad_heads
 from edgellama.optimize.passes.rms_norm import fuse_rms_norm
 from edgellama.optimize.passes.rotary import fuse_rotary
@@ -57,7 +57,7 @@ def ort_steps(model: ModelConfig, precision: Precision, capacity: int) -> tuple[
     return (
         PassStep("rms_norm", fuse_rms_norm, 2 * layers + 1),
         PassStep("rotary", partial(fuse_rotary, rows=capacity), 2 * layers),
-        PassStep("pack_qkv", pack_qkv, layers),
+        PassStep("pack_qkv", partial(pack_linears, group=QKV), layers),
         PassStep("gqa", fuse_gqa, layers),
         PassStep("pad_heads", pad_heads, layers if model.head_dim % MULTIPLE else 0),
         PassStep("skip_rms_norm", fuse_skip_rms_norm, 2 * layers),

@@ -33,6 +33,7 @@ class Hashing:
     """Keeps the tokens of each slot, as a cache would, and refuses a gap in the positions."""
 
     vocab_size = VOCAB
+    run_seconds = 0.0
 
     def __init__(self, slots: int, capacity: int) -> None:
         self.slots = slots

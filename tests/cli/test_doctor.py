@@ -9,7 +9,9 @@ from click.testing import CliRunner
 from edgellama.cli.__main__ import main
 from edgellama.cli.doctor import NEEDS, cpu_features, judge, memory
 
-NAMES = {name for needs in NEEDS.values() for name in needs} | {"onnxruntime", "onnxruntime-gpu"}
+ONNX_RUNTIME = {"onnxruntime", "onnxruntime-gpu"}
+TENSORRT = {"tensorrt", "tensorrt_rtx_cu13"}
+NAMES = {name for needs in NEEDS.values() for name in needs} | ONNX_RUNTIME | TENSORRT
 
 
 def versions(*absent: str) -> dict[str, str | None]:
@@ -27,8 +29,14 @@ def test_a_missing_package_spoils_the_verbs_that_need_it() -> None:
 
 def test_one_runtime_is_enough_and_none_is_not() -> None:
     assert all(verdict.ready for verdict in judge(versions("onnxruntime-gpu")))
-    without = judge(versions("onnxruntime", "onnxruntime-gpu"))
-    assert all(verdict.missing[-1] == "onnxruntime" for verdict in without)
+    assert all(verdict.ready for verdict in judge(versions(*ONNX_RUNTIME)))
+    without = judge(versions(*ONNX_RUNTIME, *TENSORRT))
+    assert all(verdict.missing[-1] in ("onnxruntime", "tensorrt") for verdict in without)
+
+
+def test_only_tensorrt_finishes_a_bundle() -> None:
+    lacking = {v.verbs: v.missing for v in judge(versions(*TENSORRT)) if not v.ready}
+    assert lacking == {"finish": ("tensorrt",)}
 
 
 def test_the_proc_files_are_read() -> None:
@@ -46,6 +54,7 @@ def test_the_proc_files_are_read() -> None:
 def test_this_machine_is_healthy() -> None:
     done = CliRunner().invoke(main, ["doctor", "--json"])
     document = json.loads(done.stdout)
+    assert {"reason"} == set(document["gpu"]) or document["gpu"]["compute_capability"]
     assert document["healthy"] is (done.exit_code == 0)
     if document["packages"]["onnxruntime"]:
         assert "CPUExecutionProvider" in document["providers"]

@@ -37,6 +37,27 @@ def test_list_has_every_profile() -> None:
     assert [entry["name"] for entry in json.loads(done.stdout)["profiles"]] == profile_names()
 
 
+def test_list_says_target_device_and_weights() -> None:
+    lines = CliRunner().invoke(main, ["profiles", "list"]).stdout.splitlines()
+    assert len(lines) == len(profile_names())
+    row = next(line for line in lines if line.startswith("orin-nx-3b "))
+    for word in ("trt-plain", "NVIDIA Jetson Orin NX 16GB", "int4_rtn"):
+        assert f"  {word}  " in row
+    assert "  cpu, 2 threads  " in next(line for line in lines if line.startswith("cpu-1b "))
+
+
+def test_show_has_a_source_for_every_value_of_a_gpu() -> None:
+    lines = CliRunner().invoke(main, ["profiles", "show", "agx-orin-8b"]).stdout.splitlines()
+    gpu = load_profile("agx-orin-8b").device.gpu
+    assert gpu is not None
+    assert sum(line.strip().startswith("from: ") for line in lines) == len(gpu.sources)
+    row = next(line for line in lines if line.split()[0] == "bandwidth_gb_s")
+    assert row.split()[1] == "204.8"
+    assert lines[lines.index(row) + 1].strip() == f"from: {gpu.sources['bandwidth_gb_s']}"
+    assert "[slo]" in lines and "[accuracy]" not in lines
+    assert "[tensorrt]" not in CliRunner().invoke(main, ["profiles", "show", "cpu-1b"]).stdout
+
+
 def test_show_is_the_profile() -> None:
     done = CliRunner().invoke(main, ["profiles", "show", "cpu-tiny", "--json"])
     assert json.loads(done.stdout) == load_profile("cpu-tiny").as_dict()
@@ -95,6 +116,16 @@ def test_int4_keeps_the_tables_of_the_profile() -> None:
     """cpu-1b quantises its tables: a quantised weight precision must not touch that."""
     precision = Override(precision="int8").apply(load_profile("cpu-1b")).precision
     assert (precision.weights, precision.embedding) == ("int8", "int4_rtn")
+
+
+def test_another_compute_type_takes_the_floats_along() -> None:
+    base = load_profile("l4-1b")
+    precision = Override(compute="bf16").apply(base).precision
+    assert (precision.weights, precision.embedding) == ("int4_rtn", "bf16")
+    assert (precision.kv, precision.compute) == ("bf16", "bf16")
+    kept = Override(compute="bf16", embedding_precision="int4_rtn").apply(base).precision
+    assert (kept.embedding, kept.kv) == ("int4_rtn", "bf16")
+    assert Override(backend="tensorrt-rtx").apply(base).build.backend == "tensorrt-rtx"
 
 
 def test_an_override_is_checked_like_a_file() -> None:

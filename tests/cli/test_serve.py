@@ -90,16 +90,6 @@ def test_a_refusal_of_the_server_is_one_line(target: str) -> None:
     assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1
 
 
-def test_bench_serve(target: str) -> None:
-    options = ("--streams", "3", "--requests", "6", "--prompt-tokens", "8", "--output-tokens", "8")
-    done = run("bench", "serve", "--target", target, *options, "--json")
-    assert done.exit_code == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert result["ttft_ms"]["n"] == 6
-    assert result["output_tokens_per_second"] > 0
-    assert "3 at once" in run("bench", "serve", "--target", target, *options).stdout
-
-
 def test_a_port_in_use_is_one_line(target: str, engine: str) -> None:
     port = target.rpartition(":")[2]
     done = subprocess.run(

@@ -14,7 +14,6 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgellama.cli.__main__ import main
-from edgellama.cli.bench import times
 from edgellama.cli.failure import CliError
 from edgellama.cli.turns import turns
 
@@ -107,11 +106,6 @@ def test_an_export_is_told_with_units(checkpoint: Path, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines] == ["model", "dtype", "size", "peak"]
     assert lines[0].endswith(" s)") and all(line.endswith("B") for line in lines[2:])
-
-
-def test_answers_in_one_piece_have_no_gap_to_tell() -> None:
-    row = {"ttft_ms": {"n": 1, "p50": 2.0, "p95": 3.0}, "itl_ms": {"n": 0}}
-    assert times(row) == "TTFT p50 2.0 p95 3.0 ms, ITL not measured"
 
 
 def test_a_block_size_without_quantisation_is_refused(checkpoint: Path) -> None:

@@ -75,7 +75,7 @@ PROFILE = Profile(
     description="a fake",
     model="tiny",
     device=Device("cpu", 1.0, 1),
-    build=Build("ort", "cpu"),
+    build=Build("ort", "onnxruntime"),
     precision=Precision("fp32", "fp32", "fp32"),
     limits=Limits(slots=16, capacity=CAPACITY, prefill_chunk=64, max_queue=64),
 )

@@ -43,6 +43,7 @@ class HashBackend:
     """The next token depends on all tokens of the slot, so a mixed-up slot changes the text."""
 
     slots, capacity, vocab_size = SLOTS, CAPACITY, VOCAB
+    run_seconds = 0.0
 
     def __init__(self) -> None:
         self.fault: Exception | None = None

@@ -15,7 +15,7 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from edgellama.export.to_onnx import export_portable
-from edgellama.optimize import build
+from edgellama.optimize import build, write_graph
 from edgellama.optimize.build import build_engine, optimize_portable
 from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.quantize import QuantizedRows
@@ -160,7 +160,7 @@ def test_an_interrupted_build_keeps_the_old_engine(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "save_model", interrupt)
+    monkeypatch.setattr(write_graph, "save_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         optimize_portable(profile("int8", "int8"), portable, out)
     check_files(out, read_manifest(out))
@@ -228,7 +228,7 @@ def test_a_half_export_is_refused_by_the_cpu_target(checkpoint: Path, tmp_path: 
 def test_the_manifest_tells_sizes_tools_and_the_plan(portable: Path, tmp_path: Path) -> None:
     report = optimize_portable(profile("int8", "int8"), portable, tmp_path / "engine")
     raw = json.loads((report.engine / "engine.json").read_text())
-    assert raw["schema_version"] == 1
+    assert raw["schema_version"] == 2
     assert raw["bytes"] == report.bytes == sum(f["bytes"] for f in raw["files"].values())
     assert {"onnxruntime", "torch", "edgellama"} <= raw["versions"].keys()
     assert raw["build"]["plan"]["fits"] is True

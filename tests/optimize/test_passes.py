@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize.passes.gqa import fuse_gqa
 from edgellama.optimize.passes.half_storage import store_half
-from edgellama.optimize.passes.pack_qkv import pack_qkv
+from edgellama.optimize.passes.pack_linears import QKV, pack_linears
 from edgellama.optimize.passes.rms_norm import fuse_rms_norm
 from edgellama.optimize.passes.rotary import angle_tables, fuse_rotary
 from edgellama.optimize.passes.skip_rms_norm import fuse_skip_rms_norm
@@ -62,7 +62,7 @@ def model(portable: Path) -> ir.Model:
 STANDARD: list[tuple[str, Callable[[ir.Model], int], int]] = [
     ("rms_norm", fuse_rms_norm, 2 * LAYERS + 1),
     ("rotary", lambda model: fuse_rotary(model, rows=64), 2 * LAYERS),
-    ("pack_qkv", pack_qkv, LAYERS),
+    ("pack_qkv", lambda model: pack_linears(model, QKV), LAYERS),
     ("skip_rms_norm", fuse_skip_rms_norm, 2 * LAYERS),
 ]
 

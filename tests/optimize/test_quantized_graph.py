@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,8 +16,9 @@ pytest.importorskip("onnxruntime")
 import ml_dtypes
 import onnx_ir as ir
 import onnxruntime as ort
+from made_scales import make_scales
+from numpy_llama import NumpyLlama
 
-from edgellama.calibration.scales import LinearScales, Scales
 from edgellama.export.stored import StoredLinear
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize import quantized_graph
@@ -27,7 +26,7 @@ from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.portable_session import PortableSession
 from edgellama.optimize.pre_scale_places import PreScales
 from edgellama.optimize.quantized_graph import quantize_portable
-from edgellama.optimize.recipes import GROUPS, layer_linears
+from edgellama.optimize.recipes import layer_linears
 from edgellama.optimize.stored_weights import StoredWeights
 from edgellama.optimize.targets.ort import finish_interface, ort_steps
 from edgellama.profiles.model import ModelConfig
@@ -39,23 +38,11 @@ CAPACITY = 64
 BLOCK = 32
 
 
-def _numpy_llama() -> ModuleType:
-    path = Path(__file__).with_name("numpy_llama.py")
-    spec = importlib.util.spec_from_file_location("numpy_llama", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-NumpyLlama = _numpy_llama().NumpyLlama
-
-
 @dataclass(frozen=True)
 class Case:
     """A random model: its plain logits, its portable graph, what its linears read."""
 
-    llama: object
+    llama: NumpyLlama
     model: ModelConfig
     portable: Path
 
@@ -90,49 +77,6 @@ def case(
     export_portable(folder, out)
     llama = NumpyLlama(folder)
     yield Case(llama, llama.model, out / "model.onnx")
-
-
-def make_scales(
-    case: Case, kind: str | None, kv: str | None, *, per_tensor: bool = False, equal: bool = False
-) -> Scales:
-    """Return scales by absolute maximum with random pre-scales; `equal` gives query heads of a
-    group the same ones."""
-    rng = np.random.default_rng(3)
-    seen = case.llama.inputs_of_linears(IDS)
-    linears = {}
-    model = case.model
-    for layer in range(model.num_layers if kind is not None else 0):
-        for group in GROUPS:
-            names = [f"model.layers.{layer}.{part}.weight" for part in group]
-            inputs = seen[names[0]]
-            pre_scale = None
-            if kind != "fp8":
-                pre_scale = np.exp(rng.normal(0, 0.4, inputs.shape[-1])).astype(np.float32)
-                if equal and group == ("self_attn.o_proj",):
-                    heads = pre_scale.reshape(model.num_kv_heads, -1, model.head_dim)
-                    pre_scale = np.broadcast_to(heads[:, :1], heads.shape).reshape(-1)
-            input_amax = np.abs(inputs * (1 if pre_scale is None else pre_scale)).max()
-            for name in names:
-                weight = case.llama.weights[name]
-                scaled = np.abs(weight if pre_scale is None else weight / pre_scale)
-                if kind == "int4_awq":
-                    short = -scaled.shape[1] % BLOCK
-                    blocks = np.pad(scaled, ((0, 0), (0, short))).reshape(len(scaled), -1, BLOCK)
-                    amax = blocks.max(2)
-                else:
-                    amax = scaled.max(1) if kind == "int8_sq" else np.array(scaled.max())
-                linears[name] = LinearScales(
-                    amax.astype(np.float32),
-                    pre_scale,
-                    None if kind == "int4_awq" else float(input_amax),
-                )
-    cache = {}
-    for layer in range(model.num_layers if kv is not None else 0):
-        for part in ("key", "value"):
-            states = np.abs(seen[f"{layer}.{part}"]).astype(np.float32)
-            peak = states.max().reshape(1) if per_tensor else states.max(1).reshape(-1)
-            cache[f"{layer}.{part}"] = peak
-    return Scales(kind, BLOCK, linears, kv, cache)
 
 
 def precision(weights: str, embedding: str = "fp32", kv: str = "fp32") -> Precision:
@@ -228,7 +172,7 @@ def test_weights_compute_what_their_codes_say(
     case: Case, tmp_path: Path, weights: str, embedding: str
 ) -> None:
     wanted = precision(weights, embedding)
-    scales = make_scales(case, weights, None) if weights == "int4_awq" else None
+    scales = make_scales(case.llama, IDS, BLOCK, weights, None) if weights == "int4_awq" else None
     expected = case.llama.logits(IDS, StoredWeights(case.model, wanted, scales))
     graph = case.graph()
     quantize_portable(graph, case.model, wanted, scales)
@@ -245,7 +189,7 @@ def test_quantised_inputs_compute_what_their_codes_say(
     case: Case, tmp_path: Path, weights: str
 ) -> None:
     wanted = precision(weights)
-    scales = make_scales(case, weights, None)
+    scales = make_scales(case.llama, IDS, BLOCK, weights, None)
     stored = StoredWeights(case.model, wanted, scales)
     expected = case.llama.logits(IDS, stored)
     graph = case.graph()
@@ -278,7 +222,11 @@ def test_the_portable_session_computes_what_the_graph_says(case: Case, tmp_path:
     ):
         wanted = precision(weights, embedding, kv)
         scales = make_scales(
-            case, None if weights == "int8" else weights, None if kv == "fp32" else kv
+            case.llama,
+            IDS,
+            BLOCK,
+            None if weights == "int8" else weights,
+            None if kv == "fp32" else kv,
         )
         graph = case.graph()
         quantize_portable(graph, case.model, wanted, scales)
@@ -293,7 +241,7 @@ def test_the_portable_session_computes_what_the_graph_says(case: Case, tmp_path:
 @pytest.mark.parametrize("kv", ["int8", "fp8"])
 def test_a_rounded_cache(case: Case, tmp_path: Path, kv: str, per_tensor: bool) -> None:
     wanted = precision("fp32", kv=kv)
-    scales = make_scales(case, None, kv, per_tensor=per_tensor)
+    scales = make_scales(case.llama, IDS, BLOCK, None, kv, per_tensor=per_tensor)
     expected = case.llama.logits(IDS, StoredWeights(case.model, wanted, scales))
     graph = case.graph()
     quantize_portable(graph, case.model, wanted, scales)
@@ -319,7 +267,7 @@ def test_pre_scales_are_folded_where_that_is_exact(
     case: Case, weights: str, equal: bool, kv: str
 ) -> None:
     model = case.model
-    scales = make_scales(case, weights, None if kv == "fp32" else kv, equal=equal)
+    scales = make_scales(case.llama, IDS, BLOCK, weights, None if kv == "fp32" else kv, equal=equal)
     counts = quantize_portable(case.graph(), model, precision(weights, kv=kv), scales)
     of_values = kv == "fp32" and (equal or model.num_heads == model.num_kv_heads)
     layers = model.num_layers
@@ -333,7 +281,7 @@ def test_folding_changes_nothing(
 ) -> None:
     """The same codes, with every pre-scale folded and with a multiplication each."""
     wanted = precision("int4_awq")
-    scales = make_scales(case, "int4_awq", None, equal=True)
+    scales = make_scales(case.llama, IDS, BLOCK, "int4_awq", None, equal=True)
     folded, multiplied = case.graph(), case.graph()
     quantize_portable(folded, case.model, wanted, scales)
     inputs = {name: linear.pre_scale for name, linear in scales.linears.items()}
@@ -377,7 +325,7 @@ def test_a_graph_read_back_makes_the_same_engine(case: Case, tmp_path: Path) -> 
     about."""
     for weights in ("int4_awq", "int8_sq", "fp8", "bf16"):
         wanted = precision(weights, "int4_rtn")
-        scales = None if weights == "bf16" else make_scales(case, weights, None)
+        scales = None if weights == "bf16" else make_scales(case.llama, IDS, BLOCK, weights, None)
         graph = case.graph()
         quantize_portable(graph, case.model, wanted, scales)
         path = tmp_path / f"{weights}.onnx"
@@ -398,7 +346,7 @@ def test_missing_scales_are_refused_by_name(case: Case) -> None:
             quantize_portable(case.graph(), case.model, precision(weights))
     with pytest.raises(BuildError, match=r"kv is 'int8' but there are no such scales"):
         quantize_portable(case.graph(), case.model, precision("fp32", kv="int8"))
-    scales = make_scales(case, "int4_awq", None)
+    scales = make_scales(case.llama, IDS, BLOCK, "int4_awq", None)
     with pytest.raises(BuildError, match="block_size is 64; set it to 32"):
         quantize_portable(
             case.graph(), case.model, replace(precision("int4_awq"), block_size=64), scales

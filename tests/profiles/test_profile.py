@@ -23,7 +23,7 @@ memory_gib = 1
 threads = 2
 [build]
 target = "ort"
-provider = "cpu"
+backend = "onnxruntime"
 [precision]
 weights = "int8"
 embedding = "fp16"
@@ -39,7 +39,7 @@ max_queue = 8
 # (line of VALID, what stands there instead, what the error must say)
 WRONG = (
     ("slots = 4", "slots = 4\nslotz = 5", "[limits]: unknown key 'slotz'"),
-    ("threads = 2", "", "[device]: key 'threads' is missing"),
+    ("threads = 2", "", "device.threads is missing; a cpu needs it"),
     ("slots = 4", 'slots = "4"', "slots is '4'; a value of type int"),
     ("slots = 4", "slots = 4.0", "slots is 4.0; a value of type int"),
     ("slots = 4", "slots = true", "slots is True; a value of type int"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from tokenizers import Tokenizer
 from edgellama.runtime.chat import ChatTemplate
 from edgellama.runtime.request import Sampling
 from edgellama.runtime.text import GenerationConfig, TextCodec
+
+sys.path.insert(0, str(Path(__file__).parent))  # the doubles beside the tests
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ class HistoryBackend:
         self.gate = threading.Event()
         self.gate.set()
         self.steps: list[Step] = []
+        self.run_seconds = 0.0
         self.fault: Exception | None = None
         self.poison: int | None = None  # prompts that begin with it get NaN
         self.closed = 0
@@ -181,6 +182,7 @@ def request(length: int = 3, new: int | None = 6, **stop: object) -> Request:
 
 def test_events_of_one_request(make: Callable[..., Engine]) -> None:
     engine, recorder = make(), Recorder()
+    began = time.perf_counter()
     request_id = engine.submit(request(9, 5), recorder)
     end = recorder.end()
     admission, *deltas, last = recorder.events
@@ -197,6 +199,9 @@ def test_events_of_one_request(make: Callable[..., Engine]) -> None:
     stats = engine.stats()
     assert (stats.steps, stats.prompt_tokens, stats.output_tokens) == (7, 9, 5)
     assert (stats.running, stats.waiting, stats.free_slots) == (0, 0, 4)
+    parts = asdict(stats.seconds)
+    assert all(seconds > 0 for seconds in parts.values()), parts
+    assert sum(parts.values()) <= time.perf_counter() - began, "the parts are of one thread"
 
 
 def mixed_requests(count: int) -> list[Request]:

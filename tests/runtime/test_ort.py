@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +10,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from letter_codec import letter, write_letter_files
+from slot_driver import SlotDriver
+from small_llama import (
+    CAPACITY,
+    CHUNK,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    SLOTS,
+    VOCAB,
+    WEIGHTS,
+    Array,
+    expected_logits,
+    greedy,
+    tokens,
+)
 
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
@@ -25,7 +42,6 @@ from edgellama.runtime.manifest import (
     write_manifest,
 )
 from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
-from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -34,62 +50,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from edgellama.runtime.ort import OrtBackend  # noqa: E402
 
-LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 2, 4, 2, 16, 40
-HIDDEN, PACKED = HEADS * HEAD_DIM, (HEADS + 2 * KV_HEADS) * HEAD_DIM
-SLOTS, CAPACITY, CHUNK = 4, 24, 8
 BLOCK = 32
-
-Array = npt.NDArray[np.float32]
-
-
-def make_weights() -> dict[str, Array]:
-    rng = np.random.default_rng(7)
-
-    def draw(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
-
-    angles = np.arange(CAPACITY)[:, None] / 10000 ** (np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
-    weights = {
-        "embedding": draw(VOCAB, HIDDEN) * 4,
-        "head": draw(HIDDEN, VOCAB),
-        "cos": np.cos(angles).astype(np.float32),
-        "sin": np.sin(angles).astype(np.float32),
-    }
-    for layer in range(LAYERS):
-        weights[f"qkv.{layer}"] = draw(HIDDEN, PACKED)
-        weights[f"out.{layer}"] = draw(HIDDEN, HIDDEN)
-    return weights
-
-
-WEIGHTS = make_weights()
-
-
-def rotate(x: Array, positions: npt.NDArray[np.int64]) -> Array:
-    """Rotate the halves of `[tokens, heads, head_dim]`."""
-    cos, sin = WEIGHTS["cos"][positions][:, None], WEIGHTS["sin"][positions][:, None]
-    low, high = np.split(x, 2, axis=-1)
-    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
-
-
-def expected_logits(tokens: list[int]) -> Array:
-    """Return `[len(tokens), vocab]` of one sequence computed whole."""
-    count = len(tokens)
-    positions = np.arange(count)
-    hidden = WEIGHTS["embedding"][tokens]
-    for layer in range(LAYERS):
-        packed = (hidden @ WEIGHTS[f"qkv.{layer}"]).reshape(count, -1, HEAD_DIM)
-        query = rotate(packed[:, :HEADS], positions)
-        key = rotate(packed[:, HEADS : HEADS + KV_HEADS], positions)
-        value = packed[:, HEADS + KV_HEADS :]
-        key, value = (np.repeat(x, HEADS // KV_HEADS, axis=1) for x in (key, value))
-        scores = np.einsum("qhd,khd->hqk", query, key) / np.sqrt(HEAD_DIM)
-        scores[:, np.triu(np.ones((count, count), bool), 1)] = -np.inf
-        scores = np.exp(scores - scores.max(-1, keepdims=True))
-        scores /= scores.sum(-1, keepdims=True)
-        mixed = np.einsum("hqk,khd->qhd", scores, value).reshape(count, HIDDEN)
-        hidden = hidden + mixed @ WEIGHTS[f"out.{layer}"]
-    logits: Array = hidden @ WEIGHTS["head"]
-    return logits
 
 
 def quantised_head() -> tuple[Array, dict[str, npt.NDArray[np.generic]]]:
@@ -167,7 +128,7 @@ def make_graph(path: Path, *, quantised: bool = False) -> None:
     graph = helper.make_graph(
         nodes,
         "small",
-        declare(graph_inputs(KV)),
+        declare(graph_inputs("ort", KV)),
         declare(graph_outputs(KV, VOCAB)),
         [numpy_helper.from_array(w, name) for name, w in {**initialisers, **extra}.items()]
         + [numpy_helper.from_array(np.array([-1, HIDDEN]), "flat")],
@@ -184,7 +145,7 @@ PROFILE = Profile(
     description="",
     model="",
     device=Device("cpu", 1.0, 1),
-    build=Build("ort", "cpu"),
+    build=Build("ort", "onnxruntime"),
     precision=Precision("fp32", "fp32", "fp32"),
     limits=Limits(SLOTS, CAPACITY, CHUNK, 4),
 )
@@ -196,7 +157,7 @@ MANIFEST = Manifest(
     source="test",
     fingerprint="",
     graph="model.onnx",
-    inputs=graph_inputs(KV),
+    inputs=graph_inputs("ort", KV),
     outputs=graph_outputs(KV, VOCAB),
     kv=KV,
     files={},
@@ -218,56 +179,19 @@ def backend(engine_dir: Path) -> OrtBackend:
     return OrtBackend.load(engine_dir, MANIFEST)
 
 
-class Driver:
-    """Feeds sequences by hand and keeps what each slot holds."""
-
-    def __init__(self, backend: OrtBackend) -> None:
-        self.backend = backend
-        self.held: list[list[int]] = [[] for _ in range(SLOTS)]
-
-    def run(
-        self,
-        decode: dict[int, int] | None = None,
-        chunk: tuple[int, list[int]] | None = None,
-        is_last: bool = True,
-    ) -> Array:
-        lengths = tuple(len(tokens) for tokens in self.held)
-        rows = tuple(DecodeRow(s, token, lengths[s]) for s, token in (decode or {}).items())
-        prefill = None
-        if chunk is not None:
-            slot, tokens = chunk
-            prefill = PrefillChunk(slot, tuple(tokens), lengths[slot], is_last)
-        step = Step(rows, prefill, lengths)
-        logits = self.backend.run(step)
-        assert logits.shape == (step.num_logits, VOCAB)
-        for row in rows:
-            self.held[row.slot].append(row.token)
-        if chunk is not None:
-            self.held[chunk[0]] += chunk[1]
-        return logits.copy()
-
-    def check(self, logits: Array, slots: list[int]) -> None:
-        for row, slot in zip(logits, slots, strict=True):
-            np.testing.assert_allclose(row, expected_logits(self.held[slot])[-1], atol=2e-5)
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, VOCAB, count).tolist()
-
-
 def test_describes_itself(backend: OrtBackend) -> None:
     assert (backend.slots, backend.capacity, backend.vocab_size) == (SLOTS, CAPACITY, VOCAB)
 
 
 def test_chunks_equal_the_whole_prompt(backend: OrtBackend) -> None:
-    driver, prompt = Driver(backend), tokens(19, 0)
+    driver, prompt = SlotDriver(backend), tokens(19, 0)
     assert driver.run(chunk=(1, prompt[:8]), is_last=False).shape == (0, VOCAB)
     assert driver.run(chunk=(1, prompt[8:16]), is_last=False).shape == (0, VOCAB)
     driver.check(driver.run(chunk=(1, prompt[16:])), [1])
 
 
 def test_ragged_rows_and_a_chunk_in_one_step(backend: OrtBackend) -> None:
-    driver = Driver(backend)
+    driver = SlotDriver(backend)
     for slot, count in ((0, 3), (1, 11), (3, 6)):
         driver.check(driver.run(chunk=(slot, tokens(count, slot))), [slot])
     driver.check(driver.run({0: 5, 1: 6, 3: 7}, (2, tokens(8, 9))), [0, 1, 3, 2])
@@ -277,7 +201,7 @@ def test_ragged_rows_and_a_chunk_in_one_step(backend: OrtBackend) -> None:
 
 @pytest.mark.parametrize("idle", [0, 1, 2, 3])
 def test_a_slot_in_mid_prefill_survives_its_neighbours(backend: OrtBackend, idle: int) -> None:
-    driver, prompt = Driver(backend), tokens(14, 5)
+    driver, prompt = SlotDriver(backend), tokens(14, 5)
     others = [slot for slot in range(SLOTS) if slot != idle]
     for slot in others:
         driver.run(chunk=(slot, tokens(2 + slot, slot)))
@@ -289,7 +213,7 @@ def test_a_slot_in_mid_prefill_survives_its_neighbours(backend: OrtBackend, idle
 
 
 def test_a_reused_slot_needs_no_cleaning(backend: OrtBackend) -> None:
-    driver = Driver(backend)
+    driver = SlotDriver(backend)
     driver.run(chunk=(0, tokens(20, 1)))
     driver.held[0] = []
     driver.check(driver.run(chunk=(0, tokens(5, 2))), [0])
@@ -297,7 +221,7 @@ def test_a_reused_slot_needs_no_cleaning(backend: OrtBackend) -> None:
 
 
 def test_a_slot_fills_to_its_last_position(backend: OrtBackend) -> None:
-    driver = Driver(backend)
+    driver = SlotDriver(backend)
     driver.run(chunk=(0, tokens(4, 1)))
     driver.run(chunk=(2, tokens(CAPACITY - 1, 2)))
     driver.check(driver.run({0: 1, 2: 1}), [0, 2])
@@ -311,7 +235,7 @@ def test_a_slot_fills_to_its_last_position(backend: OrtBackend) -> None:
 
 def test_matches_itself_alone(backend: OrtBackend, engine_dir: Path) -> None:
     """A batch changes no row beyond rounding."""
-    together, alone = Driver(backend), Driver(OrtBackend.load(engine_dir, MANIFEST))
+    together, alone = SlotDriver(backend), SlotDriver(OrtBackend.load(engine_dir, MANIFEST))
     for slot in range(SLOTS):
         together.run(chunk=(slot, tokens(3 + slot, slot)))
         alone.run(chunk=(slot, tokens(3 + slot, slot)))
@@ -333,7 +257,7 @@ def test_a_quantised_head(tmp_path: Path) -> None:
     make_graph(tmp_path / "model.onnx", quantised=True)
     backend, prompt = OrtBackend.load(tmp_path, MANIFEST, threads=2), tokens(9, 0)
     exact = expected_logits(prompt)[-1]
-    driver = Driver(backend)
+    driver = SlotDriver(backend)
     assert driver.run(chunk=(0, prompt[:5]), is_last=False).shape == (0, VOCAB)
     (row,) = driver.run(chunk=(0, prompt[5:]))
     assert 0 < np.abs(row - exact).max() < 0.05
@@ -341,7 +265,7 @@ def test_a_quantised_head(tmp_path: Path) -> None:
 
 def test_memory_is_shared_not_copied(backend: OrtBackend) -> None:
     """The caches that the graph returns are the pool itself."""
-    driver = Driver(backend)
+    driver = SlotDriver(backend)
     driver.run(chunk=(1, tokens(3, 0)))
     for array in backend._pool.values():
         assert array[1, :, :3].any()
@@ -371,38 +295,14 @@ def test_zero_threads_are_refused(engine_dir: Path) -> None:
         OrtBackend.load(engine_dir, MANIFEST, threads=0)
 
 
-def letter(token: int) -> str:
-    return chr(ord("!") + token)
-
-
 @pytest.fixture(scope="module")
 def whole_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with all files: graph, a tokenizer of one letter a token, manifest."""
-    tokenizers = pytest.importorskip("tokenizers")
     folder: Path = tmp_path_factory.mktemp("whole")
     make_graph(folder / "model.onnx")
-    vocabulary = {letter(token): token for token in range(VOCAB)}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=[]))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    tokenizer.save(str(folder / "tokenizer.json"))
-    generation = {
-        "bos_token_id": None,
-        "stop_token_ids": [],
-        "sampling": {"temperature": 0.0},
-        "special_tokens": {},
-    }
-    (folder / "generation.json").write_text(json.dumps(generation), encoding="utf-8")
+    write_letter_files(folder)
     write_manifest(folder, replace(MANIFEST, files=record_files(folder)))
     return folder
-
-
-def greedy(prompt: list[int], new: int) -> list[int]:
-    """Continue a prompt by the sums in numpy, all of it computed anew for each token."""
-    text = list(prompt)
-    for _ in range(new):
-        text.append(int(expected_logits(text)[-1].argmax()))
-    return text[len(prompt) :]
 
 
 def test_a_loaded_engine_continues_many_prompts_at_once(whole_engine: Path) -> None:
@@ -429,7 +329,9 @@ def test_a_loaded_engine_continues_many_prompts_at_once(whole_engine: Path) -> N
         assert [result.text for result in results] == ["".join(map(letter, e)) for e in expected]
         assert {result.finish_reason for result in results} == {FinishReason.CONTEXT_FULL}
         # Half as many steps as tokens at most: the requests did share them.
-        assert engine.stats().steps < sum(map(len, expected)) / 2
+        stats = engine.stats()
+        assert stats.steps < sum(map(len, expected)) / 2
+        assert 0 < stats.run_seconds < stats.seconds.backend
         assert engine.manifest.kv == KV
 
 

@@ -37,7 +37,7 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         description="",
         model=model.name,
         device=Device("cpu", 1.0, 2),
-        build=Build("ort", "cpu"),
+        build=Build("ort", "onnxruntime"),
         # Some cases choose between logits 2e-4 apart: only float32 can be compared by ids.
         precision=Precision("fp32", "fp32", "fp32", 32),
         limits=Limits(SLOTS, CAPACITY[model.name], 7, 64),

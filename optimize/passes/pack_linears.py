@@ -1,8 +1,9 @@
-"""Pack the query, key and value projections of a layer into one matrix product."""
+"""Pack linears that read one input into one matrix product."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -24,7 +25,19 @@ from edgellama.optimize.passes.linear_weight import (
 from edgellama.optimize.passes.match import dim, dims, operand
 from edgellama.optimize.quantized_weight import JoinedWeight
 
-_PARTS = ("q_proj", "k_proj", "v_proj")
+
+@dataclass(frozen=True)
+class Group:
+    """The linears `model.layers.N.<parent>.<part>` of a layer that read one input, in the order in
+    which they are packed; `name` is the packed one's."""
+
+    parent: str
+    parts: tuple[str, ...]
+    name: str
+
+
+QKV = Group("self_attn", ("q_proj", "k_proj", "v_proj"), "qkv")
+GATE_UP = Group("mlp", ("gate_proj", "up_proj"), "gate_up")
 
 
 def _join_floats(weights: Sequence[ir.Value], name: str) -> ir.LazyTensor:
@@ -66,47 +79,47 @@ def _join(anchor: ir.Node, parts: Sequence[LinearWeight], name: str) -> ir.Value
     return insert_dequantize(anchor, name, JoinedWeight(weights), dtype, transposed=True)
 
 
-def _projections(graph: ir.Graph) -> dict[str, dict[str, tuple[ir.Node, LinearWeight]]]:
-    """Group the projections' `MatMul` nodes by layer prefix."""
+def _members(graph: ir.Graph, group: Group) -> dict[str, dict[str, tuple[ir.Node, LinearWeight]]]:
+    """Collect the group's `MatMul` nodes by layer prefix."""
     layers: dict[str, dict[str, tuple[ir.Node, LinearWeight]]] = {}
     for node in graph:
         found = linear_weight(node)
         if found is None:
             continue
-        prefix, _, rest = found.name.rpartition(".self_attn.")
+        prefix, _, rest = found.name.rpartition(f".{group.parent}.")
         part = rest.removesuffix(".weight")
-        if part in _PARTS:
+        if part in group.parts:
             layers.setdefault(prefix, {})[part] = (node, found)
     return layers
 
 
-def pack_qkv(model: ir.Model) -> int:
-    """Pack each layer's three projections; returns how many layers were packed.
+def pack_linears(model: ir.Model, group: Group) -> int:
+    """Pack each layer's linears of the group; returns how many layers were packed.
 
-    1. `MatMul(x, Wq)`, `MatMul(x, Wk)`, `MatMul(x, Wv)` on one x
-       -> `Split(MatMul(x, [Wq | Wk | Wv]), axis=-1)`; a W behind a `Cast` or `DequantizeLinear`
-       is packed as it is stored, three scales of whole weights as one scale an output.
-    2. A layer that lacks a projection, or whose projections read different tensors or store their
-       weights differently: declined.
+    1. `MatMul(x, W1)`, `MatMul(x, W2)`, ... on one x -> `Split(MatMul(x, [W1 | W2 | ...]),
+       axis=-1)`; a W behind a `Cast` or `DequantizeLinear` is packed as it is stored, scales of
+       whole weights as one scale an output.
+    2. A layer that lacks one of them, or where they read different tensors or are stored
+       differently: declined.
     """
     graph = model.graph
     count = 0
     order = {node: place for place, node in enumerate(graph)}
-    for prefix, parts in _projections(graph).items():
-        if len(parts) != len(_PARTS):
+    for prefix, members in _members(graph, group).items():
+        if len(members) != len(group.parts):
             continue
-        nodes = [parts[part][0] for part in _PARTS]
-        found = [parts[part][1] for part in _PARTS]
+        nodes = [members[part][0] for part in group.parts]
+        found = [members[part][1] for part in group.parts]
         x = operand(nodes[0], 0)
         if any(operand(node, 0) is not x for node in nodes):
             continue
         anchor = min(nodes, key=order.__getitem__)
-        packed = _join(anchor, found, f"{prefix}.self_attn.qkv_proj.weight")
+        packed = _join(anchor, found, f"{prefix}.{group.parent}.{group.name}_proj.weight")
         if packed is None:
             continue
-        (product,) = insert_before(anchor, "MatMul", [x, packed], [f"{prefix}.qkv"])
+        (product,) = insert_before(anchor, "MatMul", [x, packed], [f"{prefix}.{group.name}"])
         widths = [dim(part.data, 1) for part in found]
-        sizes_name = "attention.qkv_widths"
+        sizes_name = f"{group.parent}.{group.name}_widths"
         sizes = shared_initializer(
             graph, sizes_name, ir.tensor(np.array(widths, np.int64), name=sizes_name)
         )
@@ -114,7 +127,7 @@ def pack_qkv(model: ir.Model) -> int:
             anchor,
             "Split",
             [product, sizes],
-            [f"{prefix}.{part}" for part in _PARTS],
+            [f"{prefix}.{part}" for part in group.parts],
             attributes={"axis": -1},
         )
         for node, new in zip(nodes, outputs, strict=True):

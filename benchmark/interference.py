@@ -1,0 +1,124 @@
+"""What a long prompt does to the streams that run beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from edgellama.benchmark.load import send
+from edgellama.benchmark.percentiles import percentiles_ms
+from edgellama.benchmark.stream import StreamTimes
+from edgellama.benchmark.workload import Job
+from edgellama.grpc_service.aio_client import AsyncClient
+
+Report = Callable[[str, int, int], None]
+
+_STREAMS = 4  # at most; one slot stays free for the long prompt
+_STREAM_PROMPT = 16  # tokens
+_ALONE_TOKENS = 32  # of every stream before the long prompt comes
+_LONGEST = 8192  # tokens of the long prompt, where a slot has room
+_LEAST_CAPACITY = 4 * (_STREAM_PROMPT + _ALONE_TOKENS)
+
+
+class InterferenceError(RuntimeError):
+    """A request of this measurement failed, so that nothing was measured."""
+
+
+async def measure_interference(
+    client: AsyncClient, *, seconds: float, timeout: float, seed: int, report: Report
+) -> dict[str, Any] | None:
+    """Measure the gaps of running streams alone, and while a prompt that fills a slot is read.
+
+    Rounds are repeated for `seconds`, at least one. None where the server cannot do it: one slot
+    only, or too short ones. Raises ClientError, InterferenceError.
+    """
+    info = await client.model_info()
+    limits = info.limits
+    if limits.slots < 2 or limits.capacity < _LEAST_CAPACITY:
+        return None
+    streams = min(_STREAMS, limits.slots - 1)
+    prompt_tokens = min(_LONGEST, limits.capacity - 1)
+    draw = random.Random(f"{seed} interference")
+
+    def job(prompt: int, output: int) -> Job:
+        return Job(tuple(draw.choices(range(info.vocab_size), k=prompt)), output)
+
+    alone: list[float] = []
+    beside: list[float] = []
+    begin, rounds = time.perf_counter(), 0
+    while not rounds or time.perf_counter() - begin < seconds:
+        running = [job(_STREAM_PROMPT, limits.capacity - _STREAM_PROMPT) for _ in range(streams)]
+        before, during = await _round(client, running, job(prompt_tokens, 1), timeout)
+        alone += before
+        beside += during
+        rounds += 1
+        passed = min(round(time.perf_counter() - begin), round(seconds))
+        report("long prompt beside streams", passed, round(seconds))
+    return {
+        "streams": streams,
+        "rounds": rounds,
+        "prompt_tokens": prompt_tokens,
+        "itl_ms_alone": percentiles_ms(alone),
+        "itl_ms_with_long_prompt": percentiles_ms(beside),
+    }
+
+
+async def _round(
+    client: AsyncClient, running: list[Job], long: Job, timeout: float
+) -> tuple[list[float], list[float]]:
+    """Return the gaps in seconds before the long prompt, and until its first token."""
+    steady = asyncio.Event()
+    times: list[StreamTimes] = []
+
+    async def read(job: Job) -> None:
+        mine = StreamTimes(sent=time.perf_counter())
+        times.append(mine)
+        async with client.stream(
+            job.prompt_ids,
+            timeout=timeout,
+            temperature=0.0,
+            max_new_tokens=job.output_tokens,
+            ignore_eos=True,
+        ) as stream:
+            async for delta in stream:
+                mine.arrive(time.perf_counter(), len(delta.token_ids))
+                if len(times) == len(running) and min(t.tokens for t in times) > _ALONE_TOKENS:
+                    steady.set()
+
+    tasks = [asyncio.ensure_future(read(job)) for job in running]
+    waiting = asyncio.ensure_future(steady.wait())
+    try:
+        await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()  # raises what ended it
+        if not steady.is_set():
+            raise InterferenceError("a stream ended before the others ran; nothing was measured")
+        sent = await send(client, long, scheduled=time.perf_counter(), timeout=timeout)
+    finally:
+        waiting.cancel()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    if sent.error is not None:
+        raise InterferenceError(
+            f"the prompt of {len(long.prompt_ids)} tokens beside {len(running)} streams ended with "
+            f"{sent.error}; look at the server's log"
+        )
+    all_run = max(one.arrivals[0][0] for one in times)
+    entered, first = sent.times.sent, sent.times.arrivals[0][0]
+    return _gaps(times, all_run, entered), _gaps(times, entered, first)
+
+
+def _gaps(times: list[StreamTimes], begin: float, end: float) -> list[float]:
+    """Return the gaps between tokens whose middle lies in [begin, end)."""
+    found: list[float] = []
+    for one in times:
+        for (before, _), (after, count) in pairwise(one.arrivals):
+            if begin <= (before + after) / 2 < end:
+                found += [(after - before) / count] * count
+    return found

@@ -1,0 +1,1 @@
+"""One run of the benchmarks as a page and its plots."""
