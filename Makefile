@@ -54,9 +54,11 @@ engine: $(ENVIRONMENT)
 serve: $(ENVIRONMENT)
 	$(BIN)/edgellama serve $(PROFILE) --port $(PORT)
 
-# Measure the engine of a profile: time to first token, decode speed, memory.
+# Measure the engine of a profile, built where it is missing: latency, serving, instructions, a page
+# and plots in docs/measurements/<date>-<profile>: make bench PROFILE=cpu-1b [OUT=folder].
 bench: $(ENVIRONMENT)
-	$(BIN)/edgellama bench latency $(or $(OUT),engines/$(PROFILE))
+	test -d engines/$(PROFILE) || $(MAKE) --no-print-directory engine OUT=
+	$(BIN)/edgellama bench all engines/$(PROFILE) $(if $(OUT),--out $(OUT))
 
 # Prove on a GPU what no other machine can, and write a report: make verify-gpu [OUT=folder]
 # [PROFILE=l4-1b] [MODEL=path or hub id].

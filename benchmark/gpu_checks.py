@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgellama.benchmark.check import Check
 from edgellama.benchmark.gpu_needs import (
+    Passed,
     a_gpu,
     a_twin,
-    passed,
     the_compiler,
     the_kernels,
     the_library,
@@ -15,7 +17,7 @@ from edgellama.benchmark.gpu_needs import (
 
 _HERE = "edgellama.benchmark"
 _ENGINE = (a_gpu, the_profiles_gpu, the_library)
-_BUILT = (*_ENGINE, passed("build"))
+_BUILT = (*_ENGINE, Passed("build"))
 _KERNELS = (a_gpu, the_kernels)
 MACHINE = "machine"
 
@@ -40,7 +42,7 @@ CHECKS: tuple[Check, ...] = (
         "kernel-speed",
         "the attention beside a copy of its bytes and beside every backend of torch's",
         f"{_HERE}.gpu_kernel_speed:check_kernel_speed",
-        (*_KERNELS, passed("kernels")),
+        (*_KERNELS, Passed("kernels")),
         1800,
     ),
     Check(
@@ -54,14 +56,14 @@ CHECKS: tuple[Check, ...] = (
         "kernel-model",
         "a decode step of a layer and of whole models with our attention and with torch's",
         f"{_HERE}.gpu_model_step:check_kernel_model",
-        (*_KERNELS, passed("kernels")),
+        (*_KERNELS, Passed("kernels")),
         1200,
     ),
     Check(
         "kernel-tiles",
         "which tiles are fastest on this GPU, as the tables have them",
         f"{_HERE}.gpu_kernel_tiles:check_kernel_tiles",
-        (*_KERNELS, passed("kernels")),
+        (*_KERNELS, Passed("kernels")),
         1800,
     ),
     Check(
@@ -83,7 +85,7 @@ CHECKS: tuple[Check, ...] = (
         "build",
         "the engine is built and verified on the GPU; a second build finds the timing cache",
         f"{_HERE}.gpu_build:check_build",
-        (*_ENGINE, passed("bundle")),
+        (*_ENGINE, Passed("bundle")),
         7200,
         per_engine=True,
     ),
@@ -115,8 +117,17 @@ CHECKS: tuple[Check, ...] = (
         "latency",
         "`bench latency`, and the decode step beside the bandwidth of a copy",
         f"{_HERE}.gpu_latency:check_latency",
-        (*_BUILT, passed("cuda")),
+        (*_BUILT, Passed("cuda")),
         1800,
         per_engine=True,
     ),
 )
+
+
+def chosen_checks(names: Sequence[str]) -> tuple[Check, ...]:
+    """Return the checks of these names, with what they follow from; all where none is named."""
+    wanted = {MACHINE, *(names or (check.name for check in CHECKS))}
+    for check in reversed(CHECKS):
+        if check.name in wanted:
+            wanted |= {need.check for need in check.needs if isinstance(need, Passed)}
+    return tuple(check for check in CHECKS if check.name in wanted)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import torch
 
@@ -110,24 +111,17 @@ def peer_works(shape: AttentionShape, point: Point) -> dict[str, Work]:
         place = point.past + torch.arange(point.tokens, device="cuda")
         mask = index[None, :] <= place[:, None]
     causal = point.tokens > 1 and not point.past
-    works: dict[str, Work] = {}
-    for name, backend in (
-        ("flash", SDPBackend.FLASH_ATTENTION),
-        ("efficient", SDPBackend.EFFICIENT_ATTENTION),
-        ("cudnn", SDPBackend.CUDNN_ATTENTION),
-        ("math", SDPBackend.MATH),
-    ):
+    # Every query head's own keys, shared by all backends: of 32 rows of 32k they are 17 GB.
+    repeated = tuple(each.repeat_interleave(shape.group, 1) for each in (keys, values))
+
+    def works_of(name: str, backend: Any) -> dict[str, Work]:
+        found: dict[str, Work] = {}
         for grouped in (True, False):
-            repeats = 1 if grouped else shape.group
-            wide_keys, wide_values = (
-                each.repeat_interleave(repeats, 1) if repeats > 1 else each
-                for each in (keys, values)
-            )
+            wide_keys, wide_values = (keys, values) if grouped else repeated
 
             def work(
                 wide_keys: torch.Tensor = wide_keys,
                 wide_values: torch.Tensor = wide_values,
-                backend: Any = backend,
                 grouped: bool = grouped,
             ) -> object:
                 with sdpa_kernel(backend):
@@ -141,18 +135,34 @@ def peer_works(shape: AttentionShape, point: Point) -> dict[str, Work]:
                     )
 
             try:
-                work()
+                with catch_warnings():
+                    simplefilter("ignore")  # torch warns of each reason why it takes none
+                    work()
             except RuntimeError:  # the backend does not take this size, mask or grouping
                 continue
-            works[f"{name}{' grouped' if grouped else ''}"] = work
-    return works
+            found[f"{name}{' grouped' if grouped else ''}"] = work
+        return found
+
+    works = {
+        **works_of("flash", SDPBackend.FLASH_ATTENTION),
+        **works_of("efficient", SDPBackend.EFFICIENT_ATTENTION),
+        **works_of("cudnn", SDPBackend.CUDNN_ATTENTION),
+    }
+    # Many times slower than each of the others, and takes memory of the size of the cache.
+    return works or works_of("math", SDPBackend.MATH)
 
 
-def measure(shape: AttentionShape, point: Point, sm: int, programs: int) -> dict[str, Any]:
-    """Return our time, the best of torch's, and their ratio, from rounds in turns."""
-    ours = {"ours": our_work(shape, point, sm, programs)}
-    timings = time_in_turns({**ours, **peer_works(shape, point)})
-    return judged(shape, point, timings)
+def measure(
+    shapes: Sequence[AttentionShape], point: Point, sm: int, programs: int
+) -> list[dict[str, Any]]:
+    """Return of each shape our time, the best of torch's, and their ratio, from rounds in turns.
+
+    The shapes differ in the type of the cache; torch's has that of the queries.
+    """
+    ours = {each.kv_dtype: our_work(each, point, sm, programs) for each in shapes}
+    timings = time_in_turns({**ours, **peer_works(shapes[0], point)})
+    peers = {name: timing for name, timing in timings.items() if name not in ours}
+    return [judged(each, point, {"ours": timings[each.kv_dtype], **peers}) for each in shapes]
 
 
 def judged(shape: AttentionShape, point: Point, timings: Mapping[str, Timing]) -> dict[str, Any]:
@@ -202,15 +212,14 @@ def check_kernel_speed(_job: Job) -> dict[str, Any]:
     programs = PROGRAMS_EACH * torch.cuda.get_device_properties(0).multi_processor_count
     copied = time_in_turns({"copy": copy_work(COPY_BYTES)})["copy"]
     copy_gb_s = gb_s(2 * COPY_BYTES, copied)
-    points = []
     caches = ("fp16", "int8", "fp8") if sm >= FP8_SINCE else ("fp16", "int8")
-    for cache in caches:
-        shape = AttentionShape(HEADS, GROUP, SIZE, "fp16", cache)
-        wanted = [Point(rows, 1, context - 1) for rows in BATCHES for context in CONTEXTS]
-        wanted += [Point(1, chunk, past) for chunk in CHUNKS for past in PASTS]
-        for point in wanted:
-            points.append(measure(shape, point, sm, programs))
-            torch.cuda.empty_cache()
+    shapes = [AttentionShape(HEADS, GROUP, SIZE, "fp16", cache) for cache in caches]
+    wanted = [Point(rows, 1, context - 1) for rows in BATCHES for context in CONTEXTS]
+    wanted += [Point(1, chunk, past) for chunk in CHUNKS for past in PASTS]
+    points = []
+    for point in wanted:
+        points += measure(shapes, point, sm, programs)
+        torch.cuda.empty_cache()
     figures = {"copy_gb_s": copy_gb_s, "copy": copied.as_dict(), "points": points}
     missed = faults(points, copy_gb_s)
     if missed:

@@ -11,25 +11,34 @@ import torch
 from edgellama.benchmark.check import Job
 from edgellama.benchmark.gpu_kernel_speed import GROUP, HEADS, SIZE, Point, make_inputs
 from edgellama.benchmark.gpu_timing import Work, time_in_turns
+from edgellama.benchmark.in_processes import in_processes
 from edgellama.optimize.kernels.attention_shape import AttentionShape
 from edgellama.optimize.kernels.launch import DTYPES, Pieces, attend
 from edgellama.optimize.kernels.pieces import PIECE_LINES, count_pieces, count_tiles
 from edgellama.optimize.kernels.tile import Tile
+from edgellama.optimize.kernels.tiles import WIDE
 from edgellama.profiles.kernels import FP8_SINCE, PROGRAMS_EACH
 
+Task = tuple[AttentionShape, str, Tile]
 # What a tile is chosen at: decoding with a long past, and a chunk behind one.
-POINTS = {"decode": Point(8, 1, 8191), "prefill": Point(1, 512, 4096)}
+POINTS = {
+    "decode": Point(8, 1, 8191),
+    "prefill": Point(1, 512, 4096),
+    WIDE: Point(1, 2048, 4096),  # keys are appended first
+}
 
 
 def candidates(use: str) -> Iterator[Tile]:
     """Yield what is tried, shared memory beyond the limit of a plugin too."""
-    lines = (16,) if use == "decode" else (32, 64, 128)
-    for block_m, block_n, warps, stages in product(lines, (32, 64, 128), (4, 8), (2, 3, 4, 5)):
+    lines = {"decode": (16,), "prefill": (32, 64, 128)}.get(use, (64, 128))
+    ahead = (2, 3, 4, 5) if use == "decode" else (2, 3, 4)
+    for block_m, block_n, warps, stages in product(lines, (32, 64, 128), (4, 8), ahead):
         yield Tile(block_m, block_n, 16 if use == "decode" else 32, warps, stages)
 
 
-def tile_work(shape: AttentionShape, point: Point, tile: Tile, programs: int) -> Work:
-    """Return one launch with a tile."""
+def tile_work(shape: AttentionShape, use: str, tile: Tile, programs: int) -> Work:
+    """Return the launches with a tile."""
+    point = POINTS[use]
     inputs = make_inputs(shape, point)
     tokens = point.rows * point.tokens
     width = shape.heads * shape.head_dim
@@ -37,7 +46,9 @@ def tile_work(shape: AttentionShape, point: Point, tile: Tile, programs: int) ->
     tiles = count_tiles(point.tokens, shape.padded_group, PIECE_LINES)
     count = count_pieces(programs, tiles, shape.kv_heads, point.rows)
     pieces = Pieces.empty(count, tokens, shape, out.device) if count > 1 else None
-    return lambda: attend(shape, inputs, out, longest=point.tokens, tile=tile, pieces=pieces)
+    return lambda: attend(
+        shape, inputs, out, longest=point.tokens, tile=tile, pieces=pieces, append=use != WIDE
+    )
 
 
 def as_toml(tile: Tile) -> str:
@@ -46,27 +57,46 @@ def as_toml(tile: Tile) -> str:
     return "{ " + ", ".join(f"{name} = {getattr(tile, name)}" for name in fields) + " }"
 
 
+def fits(task: Task) -> bool:
+    """Run one launch; returns whether the GPU takes the tile. What is compiled is kept on disk."""
+    shape, use, tile = task
+    try:
+        tile_work(shape, use, tile, _programs())()
+        torch.cuda.synchronize()
+    except Exception:  # Triton names no class for what does not fit the GPU
+        return False
+    return True
+
+
 def check_kernel_tiles(_job: Job) -> dict[str, Any]:
     """Time every candidate on the first GPU; nothing is a fault here."""
     major, minor = torch.cuda.get_device_capability()
-    programs = PROGRAMS_EACH * torch.cuda.get_device_properties(0).multi_processor_count
     caches = ("fp16", "int8", "fp8") if 10 * major + minor >= FP8_SINCE else ("fp16", "int8")
+    shapes = {cache: AttentionShape(HEADS, GROUP, SIZE, "fp16", cache) for cache in caches}
+    tasks = [
+        (shapes[cache], use, tile)
+        for cache, use in product(caches, POINTS)
+        for tile in candidates(use)
+    ]
+    taken = dict(zip(tasks, in_processes(fits, tasks), strict=True))
     found: dict[str, Any] = {}
-    for cache, (use, point) in product(caches, POINTS.items()):
-        shape = AttentionShape(HEADS, GROUP, SIZE, "fp16", cache)
+    for cache, use in product(caches, POINTS):
         times: dict[str, float] = {}
-        refused = 0
-        for tile in candidates(use):
-            try:
-                works = {"tile": tile_work(shape, point, tile, programs)}
+        tiles = list(candidates(use))
+        for tile in tiles:
+            if taken[shapes[cache], use, tile]:
+                works = {"tile": tile_work(shapes[cache], use, tile, _programs())}
                 times[as_toml(tile)] = time_in_turns(works)["tile"].ms
-            except Exception:  # Triton names no class for what does not fit the GPU
-                refused += 1
-            torch.cuda.empty_cache()
+                torch.cuda.empty_cache()
         best = sorted(times, key=times.__getitem__)[:3]
+        print(cache, use, *(f"{tile} {times[tile]:.4f} ms" for tile in best), flush=True)
         found[f"{use}.{SIZE} {cache}"] = {
             "best": {tile: times[tile] for tile in best},
             "tried": len(times),
-            "refused": refused,
+            "refused": len(tiles) - len(times),
         }
     return found
+
+
+def _programs() -> int:
+    return PROGRAMS_EACH * int(torch.cuda.get_device_properties(0).multi_processor_count)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellama.benchmark.check import Earlier, Need
+from dataclasses import dataclass
+
+from edgellama.benchmark.check import Earlier
 from edgellama.benchmark.gpu_facts import CALIBRATION, COMPILER, KERNELS, Facts
 from edgellama.benchmark.outcome import FAILED, PASSED
 from edgellama.benchmark.subject import Subject
@@ -75,14 +77,15 @@ def the_kernels(facts: Facts, _subject: Subject | None, _earlier: Earlier) -> st
     return f"package {', '.join(lacking)} is not installed: install 'edgellama[compile,kernels]'"
 
 
-def passed(check: str) -> Need:
-    """Return the need of an earlier check: of the same subject, or of the whole machine."""
+@dataclass(frozen=True)
+class Passed:
+    """The need of an earlier check: of the same subject, or of the whole machine."""
 
-    def need(_facts: Facts, subject: Subject | None, earlier: Earlier) -> str | None:
-        keys = [(check, "" if subject is None else subject.name), (check, "")]
+    check: str
+
+    def __call__(self, _facts: Facts, subject: Subject | None, earlier: Earlier) -> str | None:
+        keys = [(self.check, "" if subject is None else subject.name), (self.check, "")]
         return _not_passed(earlier, next(key for key in keys if key in earlier))
-
-    return need
 
 
 def a_twin(_facts: Facts, subject: Subject | None, earlier: Earlier) -> str | None:

@@ -36,12 +36,7 @@ def count_instructions(engine: Path) -> dict[str, Any]:
 
     Returns the document of kind "counts". Raises CountError where valgrind is missing or fails.
     """
-    valgrind = shutil.which("valgrind")
-    if valgrind is None:
-        raise CountError(
-            "valgrind, which counts instructions, is not installed; install it with the system's "
-            "package manager, for example `apt-get install valgrind`"
-        )
+    valgrind = require_valgrind()
     environment = {name: value for name, value in os.environ.items() if name not in _UNSET}
     with TemporaryDirectory() as folder:
         out = Path(folder) / "counts"
@@ -74,6 +69,17 @@ def count_instructions(engine: Path) -> dict[str, Any]:
         },
         "versions": versions(valgrind),
     }
+
+
+def require_valgrind() -> str:
+    """Return the path of valgrind; raises CountError where it is missing."""
+    valgrind = shutil.which("valgrind")
+    if valgrind is None:
+        raise CountError(
+            "valgrind, which counts instructions, is not installed; install it with the system's "
+            "package manager, for example `apt-get install valgrind`"
+        )
+    return valgrind
 
 
 def versions(valgrind: str) -> dict[str, str]:

@@ -24,16 +24,23 @@ OPENVINO = Packages(
 
 def _llama_cmake() -> str:
     """Return how llama.cpp is compiled: for this machine, without AMX where there is AMX."""
+    language_only = "-DLLAVA_BUILD=OFF"  # images are half of the time
     info = Path("/proc/cpuinfo")
     if not info.is_file() or "amx_int8" not in info.read_text(encoding="utf-8"):
-        return "-DGGML_NATIVE=ON"
+        return f"{language_only} -DGGML_NATIVE=ON"
     # Its AMX path ended the process on such a machine; `native` would bring it in.
     kept = ("AVX", "AVX2", "BMI2", "FMA", "F16C", "AVX512", "AVX512_VNNI", "AVX512_VBMI")
-    return " ".join(["-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in kept)])
+    return " ".join([language_only, "-DGGML_NATIVE=OFF", *(f"-DGGML_{name}=ON" for name in kept)])
 
 
+# The converter in its source distribution imports the others.
+LLAMA_CPP_SOURCE = "llama-cpp-python==0.3.36"
 LLAMA_CPP = Packages(
     "llama-cpp-python",
-    ("llama-cpp-python==0.3.36", "--no-binary=llama-cpp-python"),
+    (
+        LLAMA_CPP_SOURCE,
+        "--no-binary=llama-cpp-python",
+        *(_TORCH, "transformers>=5,<5.15", "sentencepiece"),
+    ),
     variables={"CMAKE_ARGS": _llama_cmake()},
 )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from edgellama.cli.bench_all import bench_all
 from edgellama.cli.bench_check import check
 from edgellama.cli.bench_count import count
 from edgellama.cli.bench_export import export
 from edgellama.cli.bench_latency import latency
+from edgellama.cli.bench_peers import peers
 from edgellama.cli.bench_report import report
 from edgellama.cli.bench_serve import serve
 
@@ -17,5 +19,5 @@ def command() -> None:
     """Measure an engine, a server, or the export."""
 
 
-for verb in (check, count, export, latency, report, serve):
+for verb in (bench_all, check, count, export, latency, peers, report, serve):
     command.add_command(verb)

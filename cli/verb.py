@@ -14,20 +14,24 @@ import click
 
 from edgellama.cli.failure import Failure, describe
 
-_JSON = "as_json"
-
 
 class Verb(click.Command):
     """A command with the flag `--json`, passed to the function as `as_json`."""
 
+    JSON = "as_json"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.params.append(self.json_option())
+
+    def json_option(self) -> click.Option:
+        """Return the option that asks for JSON; its value is true where that is asked for."""
         text = "One JSON document on standard output."
-        self.params.append(click.Option(["--json", _JSON], is_flag=True, help=text))
+        return click.Option(["--json", self.JSON], is_flag=True, help=text)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options; one given twice is wrong usage, for one of the two would be ignored."""
-        as_json = "--json" in args
+        as_json = any(each.partition("=")[0] == "--json" for each in args)
         try:
             _, _, order = self.make_parser(ctx).parse_args(args=list(args))
             values = [item for item in order if isinstance(item, click.Option)]
@@ -43,12 +47,12 @@ class Verb(click.Command):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            _wrong_usage(ctx, error, as_json=ctx.params[_JSON])
+            _wrong_usage(ctx, error, as_json=ctx.params[self.JSON])
         except Exception as error:
             failure = describe(error)
             if failure is None:
                 raise
-            if ctx.params[_JSON]:
+            if ctx.params[self.JSON]:
                 _print_error(failure)
             else:
                 click.echo(f"error: {failure.message}", err=True)

@@ -36,6 +36,12 @@ MEASUREMENTS = Path("docs") / "measurements"
     multiple=True,
     help="Repeatable; a bundle to finish and check, where none can be made.",
 )
+@click.option(
+    "--check",
+    "names",
+    multiple=True,
+    help="Repeatable; make this check only, with those that it follows from.",
+)
 @click.option("--out", type=PATH, help="Default: docs/measurements/<date>-verify-gpu.")
 @click.option("--work", type=PATH, help="Keep bundles, engines and logs here; removed by default.")
 @click.option("--limit", type=click.FloatRange(min=1), help="Seconds that each check may take.")
@@ -44,6 +50,7 @@ def command(
     model: str | None,
     size: str | None,
     bundles: tuple[Path, ...],
+    names: tuple[str, ...],
     out: Path | None,
     work: Path | None,
     limit: float | None,
@@ -56,17 +63,25 @@ def command(
     if model is not None and size is not None:
         raise click.UsageError("give --model or --size, not both")
 
+    from edgellama.benchmark.gpu_checks import CHECKS, chosen_checks
     from edgellama.benchmark.gpu_report import write_reports
     from edgellama.benchmark.gpu_subjects import Wish
     from edgellama.benchmark.verify_gpu import verify_gpu
 
+    known = [check.name for check in CHECKS]
+    for name in names:
+        if name not in known:
+            raise click.BadParameter(
+                f"{name!r} is none of {', '.join(known)}", param_hint="--check"
+            )
+    checks = chosen_checks(names)
     folder = out or MEASUREMENTS / f"{date.today().isoformat()}-verify-gpu"
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be written fails before the checks
     wish = Wish(profiles, model, size, bundles)
     with tempfile.TemporaryDirectory(prefix="verify-gpu-") as scratch, progress() as report:
         place = (work or Path(scratch)).resolve()
         place.mkdir(parents=True, exist_ok=True)
-        found = verify_gpu(wish, place, progress=report, limit=limit)
+        found = verify_gpu(wish, place, progress=report, limit=limit, checks=checks)
     write_reports(found, folder)
     if as_json:
         print_json({"out": str(folder), **found.as_dict()})

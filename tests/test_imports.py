@@ -34,6 +34,16 @@ MAY_IMPORT = {
     "optimize": COMPILER | {"onnxruntime", "tensorrt", "tensorrt_rtx", "triton"},
     "examples": {"torch", "safetensors", "tokenizers", "transformers", "numpy", "click", "rich"},
 }
+# Programs that run in the environments of other systems; nothing of the project imports them.
+WORKERS = "benchmark/peer_workers"
+WORKERS_MAY_IMPORT = {
+    "conversion",  # of llama.cpp's sources
+    "llama_cpp",
+    "onnxruntime_genai",
+    "openvino",
+    "openvino_genai",
+    "transformers",
+}
 # Folder -> the folders of edgellama it may import besides itself; an arrow of the architecture.
 MAY_USE = {
     "profiles": set(),
@@ -79,6 +89,18 @@ def imported(path: Path) -> Iterator[str]:
             yield node.module or ""
 
 
+def is_worker(path: Path) -> bool:
+    return path.relative_to(ROOT).as_posix().startswith(f"{WORKERS}/")
+
+
+def test_the_workers_are_imported_by_nothing() -> None:
+    """Not even by each other: an environment has one system only."""
+    assert sources(WORKERS)
+    for path in all_sources():
+        for name in imported(path):
+            assert "peer_workers" not in name, f"{path.relative_to(ROOT)} imports {name}"
+
+
 def test_the_table_names_every_folder() -> None:
     packages = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
     assert packages == set(MAY_IMPORT) == set(MAY_USE)
@@ -86,8 +108,10 @@ def test_the_table_names_every_folder() -> None:
 
 @pytest.mark.parametrize("folder", sorted(MAY_IMPORT))
 def test_a_folder_imports_only_its_libraries(folder: str) -> None:
-    allowed = STANDARD | MAY_IMPORT[folder]
     for path in sources(folder):
+        allowed = STANDARD | MAY_IMPORT[folder]
+        if is_worker(path):
+            allowed = allowed | WORKERS_MAY_IMPORT
         for name in imported(path):
             assert name.split(".")[0] in allowed, f"{path.relative_to(ROOT)} imports {name}"
 

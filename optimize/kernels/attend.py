@@ -13,15 +13,17 @@ from edgellama.optimize.kernels.rotate import load_rotated, round_to_cache
 
 
 @triton.jit
-def accumulate(q, k, v, seen, logit_scale, top, total, mixed):
+def accumulate(q, k, v, seen, logit_scale, top, total, mixed, MASKED: tl.constexpr):
     """Add a block of keys and values to a running softmax.
 
-    q [M, D], k and v [N, D] in the compute type, `seen` [M, N]; `top` [M] is the largest logit so
-    far (base 2), `total` [M] the sum of the weights, `mixed` [M, D] the weighted values, float32
-    (Milakov and Gimelshein 2018). Rows that have seen nothing keep -inf and zeros.
+    q [M, D], k and v [N, D] in the compute type; `seen` [M, N] where MASKED, otherwise every key
+    counts. `top` [M] is the largest logit so far (base 2), `total` [M] the sum of the weights,
+    `mixed` [M, D] the weighted values, float32 (Milakov and Gimelshein 2018). Rows that have seen
+    nothing keep -inf and zeros.
     """
     logits = tl.dot(q, tl.trans(k), input_precision="ieee") * logit_scale
-    logits = tl.where(seen, logits, float("-inf"))
+    if MASKED:
+        logits = tl.where(seen, logits, float("-inf"))
     new_top = tl.maximum(top, tl.max(logits, 1))
     base = tl.where(new_top == float("-inf"), 0.0, new_top)
     weights = tl.exp2(logits - base[:, None])
@@ -65,7 +67,8 @@ def attend(
     rows: int32 [rows, 4], of each row its slot, its first token in qkv, its tokens and the tokens
         that its slot holds already. A row of no tokens does nothing.
     cos, sin: float32 [positions, D / 2]. key_scale, value_scale: float32 [KV_HEADS, D].
-    APPEND: whether new keys and values are taken from qkv, and written to the cache by piece 0.
+    APPEND: whether new keys and values are taken from qkv, and written to the cache. Where the past
+        is cut, the last piece has these alone: behind a piece of the past they would be waited for.
         Otherwise another kernel has written them, and they are read there.
 
     Returns, of BLOCK_M lines: mixed float32 [BLOCK_M, D] (normalised, scaled), log float32
@@ -77,7 +80,8 @@ def attend(
     WIDTH: tl.constexpr = KV_HEADS * (GROUP + 2) * D
     kind = past_key.dtype.element_ty
     compute = qkv.dtype.element_ty
-    tile = tl.program_id(0)
+    # Later tiles have more keys before them: those first, so that the last ones to end are short.
+    tile = tl.num_programs(0) - 1 - tl.program_id(0)
     head = tl.program_id(1) % KV_HEADS
     row = tl.program_id(2)
     slot = tl.load(rows + row * 4).to(tl.int64)
@@ -118,10 +122,25 @@ def attend(
     if tile * POSITIONS >= count:  # nothing here: read nothing
         held = 0
         reach = 0
-    blocks = tl.cdiv(tl.cdiv(held, BLOCK_N), pieces)
+    cuts = pieces
+    if APPEND:
+        cuts = tl.maximum(pieces - 1, 1)
+    blocks = tl.cdiv(tl.cdiv(held, BLOCK_N), cuts)
     begin = piece * blocks * BLOCK_N
     end = tl.minimum(begin + blocks * BLOCK_N, held)
-    for start in range(begin, end, BLOCK_N):
+    # Blocks that every line of the tile sees all of need no mask: not that of the end, and before
+    # the tile's own tokens none of the order.
+    common = end
+    if not APPEND:
+        common = tl.minimum(end, past + tile * POSITIONS)
+    whole = begin + tl.maximum(common - begin, 0) // BLOCK_N * BLOCK_N
+    for start in range(begin, whole, BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        place = cache + n[:, None].to(tl.int64) * D + d
+        k = tl.load(past_key + place).to(compute)
+        v = tl.load(past_value + place).to(compute)
+        top, total, mixed = accumulate(q, k, v, n, logit_scale, top, total, mixed, False)
+    for start in range(whole, end, BLOCK_N):
         n = start + tl.arange(0, BLOCK_N)
         inside = (n < end)[:, None]
         place = cache + n[:, None].to(tl.int64) * D + d
@@ -130,10 +149,10 @@ def attend(
         seen = (n < end)[None, :]
         if not APPEND:
             seen = seen & (n[None, :] <= (past + position)[:, None])
-        top, total, mixed = accumulate(q, k, v, seen, logit_scale, top, total, mixed)
+        top, total, mixed = accumulate(q, k, v, seen, logit_scale, top, total, mixed, True)
 
     if APPEND:  # noqa: SIM102 - known when it is compiled, the other is not
-        if piece == 0:
+        if piece == pieces - 1:
             key_column = KV_HEADS * GROUP + head
             value_column = key_column + KV_HEADS
             for start in tl.range(0, reach, NEW_N, num_stages=1):
@@ -154,7 +173,7 @@ def attend(
                 seen = (n < reach)[None, :] & (n[None, :] <= position[:, None])
                 top, total, mixed = accumulate(
                     q, key_codes.to(compute), value_codes.to(compute), seen, logit_scale,
-                    top, total, mixed,
+                    top, total, mixed, True,
                 )  # fmt: skip
 
     divisor = tl.where(total == 0.0, 1.0, total)

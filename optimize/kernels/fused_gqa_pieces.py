@@ -34,7 +34,7 @@ def fused_gqa_pieces(
     """Write what each piece makes of the values, and its logarithms; see `attend`.
 
     partial: float32 [pieces, tokens, KV_HEADS * GROUP, D]; logs: float32 [pieces, tokens,
-    KV_HEADS * GROUP], base 2, -inf of a piece without keys. New tokens belong to piece 0.
+    KV_HEADS * GROUP], base 2, -inf of a piece without keys. New tokens belong to the last piece.
     Grid: (tiles, KV_HEADS * pieces, rows).
     """
     piece = tl.program_id(1) // KV_HEADS

@@ -25,6 +25,26 @@ def quarter(quad, place: tl.constexpr, kind: tl.constexpr):
 
 
 @triton.jit
+def load_words(words, scales, n, inside, groups, start, pair):
+    """Load codes int32 [N, pairs, 2] and scales T [N, pairs] of the groups from `start` on."""
+    g = start + pair // 8
+    there = g < groups
+    word = (start * 16 + pair * 2)[:, None] + tl.arange(0, 2)[None, :]
+    packed = tl.load(
+        words + n[:, None, None] * (groups * 16) + word[None],
+        mask=inside[:, None, None] & there[None, :, None],
+        other=0,
+        eviction_policy="evict_first",
+    )
+    scale = tl.load(
+        scales + n[:, None] * groups + g[None, :],
+        mask=inside[:, None] & there[None, :],
+        other=0.0,
+    )
+    return packed, scale
+
+
+@triton.jit
 def int4_row(
     x,
     codes,
@@ -60,25 +80,19 @@ def int4_row(
     # 1.0; said so that it stays in a register, as AND and OR take one constant at once only.
     one = 0x3F800000 | (rows >> 31)
     sums = tl.zeros([BLOCK_N, GROUPS * 8], tl.float32)
+    next_packed, next_scale = load_words(words, scales, n_wide, inside, groups, 0, pair)
     for start in range(0, groups, GROUPS):
+        # The next ones are on their way while these are multiplied.
+        packed, scale = next_packed, next_scale
+        next_packed, next_scale = load_words(
+            words, scales, n_wide, inside, groups, start + GROUPS, pair
+        )
         g = start + pair // 8
         there = g < groups
-        word = (start * 16 + pair * 2)[:, None] + each[None, :]
-        packed = tl.load(
-            words + n_wide[:, None, None] * (groups * 16) + word[None],
-            mask=inside[:, None, None] & there[None, :, None],
-            other=0,
-            eviction_policy="evict_first",
-        )
         # The low nibbles of a word are four inputs in a row, the high ones the four 64 further.
         place = (g * 32 + (pair % 8) * 2)[:, None] + each[None, :]
         low = tl.load(quads + place, mask=there[:, None], other=0)
         high = tl.load(quads + place + 16, mask=there[:, None], other=0)
-        scale = tl.load(
-            scales + n_wide[:, None] * groups + g[None, :],
-            mask=inside[:, None] & there[None, :],
-            other=0.0,
-        )
         a, b = quarter(low, 0, kind), quarter(low, 1, kind)
         c, d = quarter(low, 2, kind), quarter(low, 3, kind)
         e, f = quarter(high, 0, kind), quarter(high, 1, kind)

@@ -36,7 +36,7 @@ class LinearTile:
 
 # By rows: one, up to 16, more. Each is right for any number.
 TILES = (
-    LinearTile(block_m=1, block_n=8, groups=8, warps=2, stages=1),
+    LinearTile(block_m=1, block_n=4, groups=8, warps=1, stages=1),
     LinearTile(block_m=16, block_n=32, groups=1, warps=4, stages=3),
     LinearTile(block_m=64, block_n=32, groups=1, warps=4, stages=2),
 )

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgellama.optimize.kernels.attention_shape import AttentionShape
+from edgellama.optimize.kernels.pieces import MAX_PIECES
 from edgellama.optimize.kernels.tile import Tile
 from edgellama.optimize.kernels.tiles import USES, Tiles, load_tiles
 
@@ -14,7 +15,7 @@ FOLDER = "edgellama.optimize.kernels"
 # Profile's name of a number format -> Triton's.
 TYPES = {"fp16": "fp16", "bf16": "bf16", "int8": "i8", "fp8": "fp8e4nv"}
 _INPUTS = ("qkv", "past_key", "past_value", "rows", "cos", "sin", "key_scale", "value_scale")
-COMBINE_LINES, COMBINE_WARPS = 4, 4
+COMBINE_WARPS = 4
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,11 @@ def attention_spec(
     )
 
 
+def combine_constants(shape: AttentionShape) -> dict[str, Constant]:
+    """Return the constants of `combine_pieces`."""
+    return {"D": shape.head_dim, "PIECES": MAX_PIECES}
+
+
 def combine_spec(shape: AttentionShape) -> KernelSpec:
     """Return the kernel that combines the pieces."""
     arguments = {
@@ -117,7 +123,7 @@ def combine_spec(shape: AttentionShape) -> KernelSpec:
         function="combine_pieces",
         arguments=arguments,
         aligned=("partial", "logs", "attention"),
-        constants={"D": shape.head_dim, "BLOCK_M": COMBINE_LINES},
+        constants=combine_constants(shape),
         warps=COMBINE_WARPS,
         stages=1,
         dtype=shape.dtype,

@@ -12,9 +12,9 @@ from edgellama.optimize.kernels.combine_pieces import combine_pieces
 from edgellama.optimize.kernels.fused_gqa import fused_gqa
 from edgellama.optimize.kernels.fused_gqa_pieces import fused_gqa_pieces
 from edgellama.optimize.kernels.kernel_spec import (
-    COMBINE_LINES,
     COMBINE_WARPS,
     attention_constants,
+    combine_constants,
 )
 from edgellama.optimize.kernels.pieces import count_tiles
 from edgellama.optimize.kernels.tile import Tile
@@ -187,13 +187,12 @@ def attend(
         *given, tokens, pieces.partial, pieces.logs, *caches, **constants, **options
     )
     lines = tokens * shape.heads
-    combine_pieces[(-(-lines // COMBINE_LINES),)](
+    combine_pieces[(lines,)](
         pieces.partial,
         pieces.logs,
         lines,
         count,
         out,
-        D=shape.head_dim,
-        BLOCK_M=COMBINE_LINES,
+        **combine_constants(shape),
         num_warps=COMBINE_WARPS,
     )

@@ -17,9 +17,11 @@ def count_pieces(programs: int, tiles: int, kv_heads: int, rows: int) -> int:
     """Return the pieces that bring a launch to about `programs` programs, at least 1.
 
     A launch has `tiles` x `kv_heads` x `rows` programs a piece, tiles of PIECE_LINES lines. More
-    than MAX_PIECES would cost more to combine than they save.
+    than MAX_PIECES would cost more to combine than they save. Where a past is cut, one piece more
+    has the new tokens.
     """
-    return max(1, min(MAX_PIECES, programs // (tiles * kv_heads * rows)))
+    cuts = max(1, min(MAX_PIECES - 1, programs // (tiles * kv_heads * rows)))
+    return cuts + min(cuts - 1, 1)
 
 
 def cuts_pasts(programs: int | None, kv_heads: int) -> bool:

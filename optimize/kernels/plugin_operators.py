@@ -67,7 +67,8 @@ def _pieces(plugin: Plugin, tensors: Tensors, attributes: Attributes) -> Express
     tiles = _tiles(plugin, tensors, attributes, PIECE_LINES)
     each = tiles * int(attributes["kv_heads"]) * tensors["rows"].shape_expr[0]
     wanted = plugin.ShapeExpr(int(attributes["programs"])) // each
-    return plugin.max(plugin.min(wanted, MAX_PIECES), 1)
+    cuts = plugin.max(plugin.min(wanted, MAX_PIECES - 1), 1)
+    return cuts + plugin.min(cuts - 1, 1)
 
 
 def _heads(attributes: Attributes) -> int:
@@ -133,7 +134,7 @@ def _launch_combined(
 ) -> Launch:
     pieces, tokens, heads = (tensors["logs"].shape_expr[axis] for axis in range(3))
     lines = tokens * heads
-    return Launch((plugin.cdiv(lines, int(kernel.constants["BLOCK_M"])), 1, 1), (lines, pieces))
+    return Launch((lines, 1, 1), (lines, pieces))
 
 
 def _describe_linear(

@@ -25,7 +25,7 @@ from interpreter import correct
 
 from edgellama.benchmark import gpu_kernels
 from edgellama.benchmark.gpu_kernel_speed import Point, decode_bytes, faults, judged
-from edgellama.benchmark.gpu_kernel_tiles import as_toml, candidates
+from edgellama.benchmark.gpu_kernel_tiles import POINTS, as_toml, candidates
 from edgellama.benchmark.gpu_linear_speed import linear_bytes, share_of_copy
 from edgellama.benchmark.gpu_model_step import sizes
 from edgellama.benchmark.gpu_onnxruntime import run_ms
@@ -51,7 +51,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize(("kv", "size"), [("fp16", 64), ("int8", 32), ("fp8", 32)])
 def test_the_check_of_every_kernel_passes_in_the_interpreter(kv: str, size: int) -> None:
     shape = AttentionShape(2, 3, size, "fp16", kv)
-    found = gpu_kernels.check_shapes(CPU, 89, [shape])
+    found = gpu_kernels.check_shape(CPU, 89, shape)
     ways = len(gpu_kernels.WAYS) - (size == 32)  # which has no wide tiles
     assert found["cases"] == len(gpu_kernels.KINDS) * ways
     assert all(0 < error <= 1 for error in found["error_over_tolerance"].values())
@@ -67,7 +67,7 @@ def test_a_wrong_kernel_fails_the_check(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(gpu_kernels, "inputs_on", shifted)
     with pytest.raises(CheckFailed, match=r"decode of AttentionShape.*the error is"):
-        gpu_kernels.check_shapes(CPU, 89, [AttentionShape(1, 2, 16, "fp16", "fp16")])
+        gpu_kernels.check_shape(CPU, 89, AttentionShape(1, 2, 16, "fp16", "fp16"))
 
 
 @pytest.mark.parametrize(("sm", "caches"), [(80, 2), (90, 3)])
@@ -154,7 +154,7 @@ def test_the_weights_of_a_step() -> None:
 def test_candidates_are_tiles_that_the_tables_can_hold() -> None:
     import tomllib
 
-    for use in ("decode", "prefill"):
+    for use in POINTS:
         found = list(candidates(use))
         assert len(set(found)) == len(found) > 20
         assert tomllib.loads(f"tile = {as_toml(found[0])}")["tile"] == vars(found[0])

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from edgellama.benchmark.check import Check, Job
 from edgellama.benchmark.gpu_checks import CHECKS, MACHINE
-from edgellama.benchmark.gpu_needs import a_gpu, passed
+from edgellama.benchmark.gpu_needs import Passed, a_gpu
 from edgellama.benchmark.gpu_subjects import Wish, subjects_of
 from edgellama.benchmark.run_check import run_check
 from edgellama.benchmark.verify_gpu import verify_gpu
@@ -111,7 +111,7 @@ def test_checks_per_engine_are_made_for_each_and_need_their_own(tmp_path: Path) 
         planted("machine"),
         planted("passes", per_engine=True),
         replace(planted("fails", per_engine=True), name="build"),
-        Check("after", "", "planted_checks:passes", (passed("build"),), 60, per_engine=True),
+        Check("after", "", "planted_checks:passes", (Passed("build"),), 60, per_engine=True),
     ]
     wish = Wish(profiles=("l4-1b",))
     found = verify_gpu(wish, tmp_path, progress=silent, checks=table)
@@ -141,8 +141,7 @@ def test_every_row_of_the_table_can_be_called() -> None:
 
 def test_a_failed_check_is_exit_code_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = (planted("machine"), planted("fails"))
-    monkeypatch.setattr("edgellama.benchmark.verify_gpu.verify_gpu.__kwdefaults__",
-                        {"limit": None, "checks": table})  # fmt: skip
+    monkeypatch.setattr("edgellama.benchmark.gpu_checks.CHECKS", table)
     done = CliRunner().invoke(main, ["verify-gpu", "--out", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output
     assert "failed   fails: 2 is not 3" in done.output

@@ -69,10 +69,18 @@ def test_the_lines_for_people_end_with_the_sentence(tmp_path: Path) -> None:
     assert lines[-1].startswith("Nothing was proved on a device")
 
 
+def test_a_named_check_brings_those_that_it_follows_from(tmp_path: Path) -> None:
+    document = verify(tmp_path, "--check", "kernel-speed", "--check", "latency")
+    assert [check["check"] for check in document["checks"]] == [
+        *("machine", "cuda", "kernels", "kernel-speed", "bundle", "build", "latency")
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
         (["--model", "tiny", "--size", "1b"], 2, "give --model or --size, not both"),
+        (["--check", "absent"], 2, "'absent' is none of machine, cuda,"),
         (["--profile", "absent"], 1, "profile 'absent' does not exist"),
         (["--profile", "cpu-tiny"], 1, "needs no GPU"),
         (["--bundle", "absent"], 1, "bundle.json is missing"),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from edgellama.optimize.error import BuildError
 from edgellama.optimize.kernels.attention_shape import AttentionShape
 from edgellama.optimize.kernels.kernel_files import CompiledKernel, write_kernels
-from edgellama.optimize.kernels.pieces import PIECE_LINES, count_pieces, count_tiles
+from edgellama.optimize.kernels.pieces import MAX_PIECES, PIECE_LINES, count_pieces, count_tiles
 from edgellama.optimize.kernels.plugin import register_plugins
 
 BLOCKS = {1: 16, 2: 64}  # tactic -> lines of its tile
@@ -31,9 +31,12 @@ def made_up(
 ) -> tuple[CompiledKernel, bytes]:
     """Return a kernel whose code is its name: nothing here reads it."""
     code = f"{kernel}, tactic {tactic}".encode()
-    block = BLOCKS[tactic] if op != "CombinePieces" else 4
     heads = {"KV_HEADS": shape.kv_heads, "GROUP": shape.group}
-    constants = {"D": shape.head_dim, "BLOCK_M": block}
+    constants: dict[str, int | float | bool] = {"D": shape.head_dim}
+    if op == "CombinePieces":
+        constants["PIECES"] = MAX_PIECES
+    else:
+        constants |= {"BLOCK_M": BLOCKS[tactic]} | heads
     record = CompiledKernel(
         op=op,
         tactic=tactic,
@@ -51,7 +54,7 @@ def made_up(
         ptx_version="8.4",
         dtype=shape.dtype,
         kv_dtype=shape.kv_dtype,
-        constants=constants if op == "CombinePieces" else constants | heads,
+        constants=constants,
     )
     return record, code
 
@@ -153,7 +156,7 @@ def test_the_pieces_are_combined(builder: Builder, pieces: int, tokens: int) -> 
     assert answer["output_shapes"] == [[tokens, 4096]]
     assert answer["combinations"] == [["FLOAT", "FLOAT", "HALF"]]
     (launch,) = answer["launches"]
-    assert launch["grid_x"] == 8 * tokens and launch["grid_y"] == launch["grid_z"] == 1
+    assert launch["grid_x"] == 32 * tokens and launch["grid_y"] == launch["grid_z"] == 1
     assert launch["numbers"] == [32 * tokens, pieces]
 
 

@@ -1,0 +1,98 @@
+"""`edgellama bench all`: everything about an engine, as JSON, one page and plots."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import click
+
+from edgellama.cli.bench_latency import print_latency
+from edgellama.cli.bench_serve_text import serve_text
+from edgellama.cli.engine import engine_directory
+from edgellama.cli.failure import CliError
+from edgellama.cli.given import PATH
+from edgellama.cli.numbers import seconds as seconds_value
+from edgellama.cli.progress import progress
+from edgellama.cli.verb import Verb, print_json
+
+MEASUREMENTS = Path("docs") / "measurements"
+
+
+@click.command("all", cls=Verb)
+@click.argument("engine")
+@click.option("--out", type=PATH, help="Default: docs/measurements/<date>-<profile>.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--seconds",
+    type=float,
+    default=3.0,
+    show_default=True,
+    callback=seconds_value,
+    help="Of each point of the sweep.",
+)
+@click.option("--lengths", default="chat", show_default=True, help="As `bench serve` has it.")
+@click.option("--peers", type=PATH, help="The document of `bench peers` to show beside it.")
+@click.option("--counts/--no-counts", default=True, help="Count instructions, with valgrind.")
+@click.option("--ceilings/--no-ceilings", default=True, help="Measure the machine's best beside.")
+def bench_all(
+    engine: str,
+    out: Path | None,
+    rounds: int,
+    seconds: float,
+    lengths: str,
+    peers: Path | None,
+    counts: bool,
+    ceilings: bool,
+    as_json: bool,
+) -> None:
+    """Measure latency, serving and instructions of ENGINE; write run.json, report.html and plots.
+
+    Goodput is within the [slo] of the engine's profile; the accuracy is what its build measured.
+    """
+    directory = engine_directory(engine)
+
+    from edgellama.benchmark.lengths import lengths_by_name
+    from edgellama.benchmark.rate_sweep import SweepPlan
+    from edgellama.benchmark.report.page import write_report
+    from edgellama.benchmark.whole_run import RunPlan, measure_run
+    from edgellama.runtime.manifest import read_manifest
+
+    plan = RunPlan(rounds, SweepPlan(seconds), lengths_by_name(lengths), counts, ceilings)
+    beside = None if peers is None else _peers(peers)
+    profile = read_manifest(directory).profile.name
+    folder = out or MEASUREMENTS / f"{date.today().isoformat()}-{profile}"
+    folder.mkdir(parents=True, exist_ok=True)  # one that cannot be written fails before the run
+    with progress() as report:
+        command = shlex.join(["edgellama", *sys.argv[1:]])
+        document = measure_run(directory, plan, command=command, peers=beside, progress=report)
+        run = folder / "run.json"
+        fresh = run.with_suffix(".json.part")
+        fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        os.replace(fresh, run)
+        files = [run, *write_report(document, folder, report=report)]
+    if as_json:
+        print_json({"files": [str(path) for path in files], **document})
+        return
+    print_latency(document["latency"])
+    click.echo("")
+    click.echo(serve_text(document["serve"]))
+    for path in files:
+        click.echo(path)
+
+
+def _peers(path: Path) -> Mapping[str, Any]:
+    """Return the document of a file; it may be a run's part."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CliError(f"{path} is not JSON ({error}); give what `bench peers` wrote") from None
+    if not isinstance(document, dict) or document.get("kind") != "peers":
+        raise CliError(f"{path} is no document of kind 'peers'; give what `bench peers` wrote")
+    return document
