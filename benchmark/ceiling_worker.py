@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ def _torch_rates(threads: int) -> dict[str, float]:
             if rate and work / (rate * 1e9) > _LONGEST_SECONDS:
                 break  # the processor has no instruction for the type: it is no ceiling anyway
             square = torch.ones((side, side), dtype=dtype)
-            rate = max(rate, _best(lambda square=square: multiply(square, square.T), work))
+            rate = max(rate, _best(partial(multiply, square, square.T), work))
         return rate
 
     return {
