@@ -155,9 +155,10 @@ import edgellama.cli.progress as shown
 @contextmanager
 def interrupting():
     def show(stage, done, total):
-        if stage.startswith(sys.argv[1]):
+        noted = Path(sys.argv[2])
+        if stage.startswith(sys.argv[1]) and not noted.exists():  # a second signal does not wait
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-            Path(sys.argv[2]).write_text(children)
+            noted.write_text(children)
             os.kill(os.getpid(), signal.SIGINT)
     yield show
 

@@ -131,7 +131,7 @@ def test_an_fp8_cache_is_refused_below_8_9(sm: int) -> None:
 
 
 def test_what_triton_refuses_is_said(tmp_path: Path) -> None:
-    wrong = replace(SMALL, constants={**SMALL.constants, "BLOCK_M": 3})
+    wrong = replace(SMALL, constants={**SMALL.constants, "PIECES": 3})
     with pytest.raises(BuildError, match=r"combine_pieces_fp16_fp16_1 for sm_89: Triton refuses"):
         compile_kernels([wrong], 89, code="cubin", cache=tmp_path)
     assert not list(tmp_path.iterdir())
