@@ -29,8 +29,9 @@ _SESSION_KEYS: dict[str, str] = {
     # the graph does not say; 1 is float32.
     "session.qdq_matmulnbits_accuracy_level": "1",
 }
-# onnxruntime fuses an fp8 linear into an integer product, and then refuses what it made.
-_FP8_KEYS = {"session.disable_quant_qdq": "1"}
+# onnxruntime fuses a linear of codes into an integer product: one of fp8 it refuses then, and sums
+# of int8 saturate at 16 bits on processors without VNNI.
+_UNFUSED = {"session.disable_quant_qdq": "1"}
 # Where the weights of a graph lie that is handed over in memory.
 _EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 # One cache after another, `LAYER.key` before `LAYER.value`; values of onnxruntime.
@@ -48,7 +49,17 @@ def _session_keys(model: ir.Model) -> Mapping[str, str]:
     """Return the settings with which onnxruntime computes a graph as it says."""
     weights = model.graph.initializers.values()
     fp8 = any(value.dtype == ir.DataType.FLOAT8E4M3FN for value in weights)
-    return _SESSION_KEYS | _FP8_KEYS if fp8 else _SESSION_KEYS
+    return _SESSION_KEYS | _UNFUSED if fp8 or _rounds_inputs(model) else _SESSION_KEYS
+
+
+def _rounds_inputs(model: ir.Model) -> bool:
+    """Return whether a linear has its inputs rounded to codes."""
+    for node in model.graph:
+        if node.op_type == "MatMul" and node.inputs[0] is not None:
+            back = node.inputs[0].producer()
+            if back is not None and back.op_type == "DequantizeLinear":
+                return True
+    return False
 
 
 def open_session(

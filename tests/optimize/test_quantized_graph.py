@@ -120,7 +120,9 @@ def engine_logits(model: ir.Model, config: ModelConfig, folder: Path) -> np.ndar
     path = folder / "model.onnx"
     finish_interface(model)
     ir.save(model, path, external_data="model.onnx.data")
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     types = {"tensor(float)": np.float32, "tensor(int8)": np.int8}
     caches = {
         value.name: ort.OrtValue.ortvalue_from_numpy(
