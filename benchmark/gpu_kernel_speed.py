@@ -15,6 +15,7 @@ from edgellama.benchmark.outcome import CheckFailed
 from edgellama.optimize.kernels.attention_shape import AttentionShape
 from edgellama.optimize.kernels.launch import DTYPES, Inputs, Pieces, attend
 from edgellama.optimize.kernels.pieces import PIECE_LINES, count_pieces, count_tiles
+from edgellama.optimize.kernels.tile import Tile
 from edgellama.optimize.kernels.tiles import WIDE, load_tiles
 from edgellama.profiles.kernels import FP8_SINCE, PROGRAMS_EACH
 
@@ -76,10 +77,18 @@ def make_inputs(shape: AttentionShape, point: Point) -> Inputs:
 
 def our_work(shape: AttentionShape, point: Point, sm: int, programs: int) -> Work:
     """Return our launches: of a step as in a plan, of a chunk with its keys appended first."""
+    append = point.tokens == 1
+    use = "decode" if append else WIDE
+    tile = load_tiles(sm).tile(use, shape.head_dim, shape.kv_dtype)
+    return tile_work(shape, point, tile, programs, append=append)
+
+
+def tile_work(
+    shape: AttentionShape, point: Point, tile: Tile, programs: int, *, append: bool
+) -> Work:
+    """Return the launches with a tile, the past cut as the rule for pieces says."""
     inputs = make_inputs(shape, point)
     inputs.check(shape)
-    use = "decode" if point.tokens == 1 else WIDE
-    tile = load_tiles(sm).tile(use, shape.head_dim, shape.kv_dtype)
     tokens = point.rows * point.tokens
     out = torch.empty(
         tokens, shape.heads * shape.head_dim, device="cuda", dtype=DTYPES[shape.dtype]
@@ -87,7 +96,6 @@ def our_work(shape: AttentionShape, point: Point, sm: int, programs: int) -> Wor
     tiles = count_tiles(point.tokens, shape.padded_group, PIECE_LINES)
     count = count_pieces(programs, tiles, shape.kv_heads, point.rows)
     pieces = Pieces.empty(count, tokens, shape, out.device) if count > 1 else None
-    append = point.tokens == 1
     return lambda: attend(
         shape, inputs, out, longest=point.tokens, tile=tile, pieces=pieces, append=append
     )

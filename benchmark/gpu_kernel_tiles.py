@@ -9,12 +9,10 @@ from typing import Any
 import torch
 
 from edgellama.benchmark.check import Job
-from edgellama.benchmark.gpu_kernel_speed import GROUP, HEADS, SIZE, Point, make_inputs
+from edgellama.benchmark.gpu_kernel_speed import GROUP, HEADS, SIZE, Point, tile_work
 from edgellama.benchmark.gpu_timing import Work, time_in_turns
 from edgellama.benchmark.in_processes import in_processes
 from edgellama.optimize.kernels.attention_shape import AttentionShape
-from edgellama.optimize.kernels.launch import DTYPES, Pieces, attend
-from edgellama.optimize.kernels.pieces import PIECE_LINES, count_pieces, count_tiles
 from edgellama.optimize.kernels.tile import Tile
 from edgellama.optimize.kernels.tiles import WIDE
 from edgellama.profiles.kernels import FP8_SINCE, PROGRAMS_EACH
@@ -36,21 +34,6 @@ def candidates(use: str) -> Iterator[Tile]:
         yield Tile(block_m, block_n, 16 if use == "decode" else 32, warps, stages)
 
 
-def tile_work(shape: AttentionShape, use: str, tile: Tile, programs: int) -> Work:
-    """Return the launches with a tile."""
-    point = POINTS[use]
-    inputs = make_inputs(shape, point)
-    tokens = point.rows * point.tokens
-    width = shape.heads * shape.head_dim
-    out = torch.empty(tokens, width, device="cuda", dtype=DTYPES[shape.dtype])
-    tiles = count_tiles(point.tokens, shape.padded_group, PIECE_LINES)
-    count = count_pieces(programs, tiles, shape.kv_heads, point.rows)
-    pieces = Pieces.empty(count, tokens, shape, out.device) if count > 1 else None
-    return lambda: attend(
-        shape, inputs, out, longest=point.tokens, tile=tile, pieces=pieces, append=use != WIDE
-    )
-
-
 def as_toml(tile: Tile) -> str:
     """Return a tile as a line of optimize/kernels/tiles/ has it."""
     fields = ("block_m", "block_n", "new_n", "warps", "stages")
@@ -59,9 +42,8 @@ def as_toml(tile: Tile) -> str:
 
 def fits(task: Task) -> bool:
     """Run one launch; returns whether the GPU takes the tile. What is compiled is kept on disk."""
-    shape, use, tile = task
     try:
-        tile_work(shape, use, tile, _programs())()
+        _work(task)()
         torch.cuda.synchronize()
     except Exception:  # Triton names no class for what does not fit the GPU
         return False
@@ -85,7 +67,7 @@ def check_kernel_tiles(_job: Job) -> dict[str, Any]:
         tiles = list(candidates(use))
         for tile in tiles:
             if taken[shapes[cache], use, tile]:
-                works = {"tile": tile_work(shapes[cache], use, tile, _programs())}
+                works = {"tile": _work((shapes[cache], use, tile))}
                 times[as_toml(tile)] = time_in_turns(works)["tile"].ms
                 torch.cuda.empty_cache()
         best = sorted(times, key=times.__getitem__)[:3]
@@ -98,5 +80,7 @@ def check_kernel_tiles(_job: Job) -> dict[str, Any]:
     return found
 
 
-def _programs() -> int:
-    return PROGRAMS_EACH * int(torch.cuda.get_device_properties(0).multi_processor_count)
+def _work(task: Task) -> Work:
+    shape, use, tile = task
+    programs = PROGRAMS_EACH * int(torch.cuda.get_device_properties(0).multi_processor_count)
+    return tile_work(shape, POINTS[use], tile, programs, append=use != WIDE)

@@ -14,11 +14,11 @@ from edgellama.benchmark.instruction_counts import count_instructions, require_v
 from edgellama.benchmark.latency import measure_latency
 from edgellama.benchmark.lengths import Lengths
 from edgellama.benchmark.rate_sweep import SweepPlan
+from edgellama.benchmark.report.document import SCHEMA_VERSION
 from edgellama.benchmark.serving import measure_serving
 from edgellama.runtime.manifest import Manifest, read_manifest
 
 Report = Callable[[str, int, int], None]
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)

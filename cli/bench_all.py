@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -17,7 +15,9 @@ from edgellama.cli.bench_latency import print_latency
 from edgellama.cli.bench_serve_text import serve_text
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.failure import CliError
+from edgellama.cli.file_verb import write_json
 from edgellama.cli.given import PATH
+from edgellama.cli.json_document import read_document
 from edgellama.cli.numbers import seconds as seconds_value
 from edgellama.cli.progress import progress
 from edgellama.cli.verb import Verb, print_json
@@ -73,9 +73,7 @@ def bench_all(
         command = shlex.join(["edgellama", *sys.argv[1:]])
         document = measure_run(directory, plan, command=command, peers=beside, progress=report)
         run = folder / "run.json"
-        fresh = run.with_suffix(".json.part")
-        fresh.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-        os.replace(fresh, run)
+        write_json(document, run)
         files = [run, *write_report(document, folder, report=report)]
     if as_json:
         print_json({"files": [str(path) for path in files], **document})
@@ -88,11 +86,8 @@ def bench_all(
 
 
 def _peers(path: Path) -> Mapping[str, Any]:
-    """Return the document of a file; it may be a run's part."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CliError(f"{path} is not JSON ({error}); give what `bench peers` wrote") from None
-    if not isinstance(document, dict) or document.get("kind") != "peers":
+    """Return the document of a file; raises CliError for one of another kind."""
+    document = read_document(path, "what `bench peers` wrote")
+    if document.get("kind") != "peers":
         raise CliError(f"{path} is no document of kind 'peers'; give what `bench peers` wrote")
     return document

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,12 @@ import click
 
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.failure import CliError
+from edgellama.cli.json_document import read_document
 from edgellama.cli.progress import progress
 from edgellama.cli.table import table
 from edgellama.cli.verb import Verb, print_json
+
+_WANTED = "the JSON of a benchmark"
 
 
 @click.command("check", cls=Verb)
@@ -43,12 +45,12 @@ def check(
     """
     if (run_path is None) == (engine is None):
         raise click.UsageError("give either --run FILE or --engine ENGINE")
-    before = _read(baseline)
+    before = read_document(baseline, _WANTED)
 
     from edgellama.benchmark.regression import compare
 
     if run_path is not None:
-        now = _read(run_path)
+        now = read_document(run_path, _WANTED)
     else:
         assert engine is not None
         now = _measure(before, engine, counts_only)
@@ -65,18 +67,6 @@ def check(
         click.echo(f"{len(failed)} of {len(found)} figures are worse by more than {limit:.0%}")
     if failed:
         raise SystemExit(1)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CliError(f"{path} does not exist; give the JSON of a benchmark")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CliError(f"{path} is not JSON ({error}); give the JSON of a benchmark") from None
-    if not isinstance(document, dict):
-        raise CliError(f"{path} is a JSON {type(document).__name__}; an object is needed")
-    return document
 
 
 def _counts(document: dict[str, Any], path: Path) -> dict[str, Any]:
