@@ -58,9 +58,11 @@ def compile_kernels(
     done = len(found) - len(missing)
     if progress is not None:
         progress("compile kernels", done, len(found))
-    with closing(_compiled(orders, missing)) as made:
-        for index, kernel, content in made:
-            _keep(paths[index], kernel, content)
+    with closing(_compiled(orders, missing, folder)) as made:
+        for index, kernel, content, scratch in made:
+            # From a file in the scratch folder: whatever happens, only whole results are kept.
+            write_kernels(scratch / paths[index].name, [(kernel, content)])
+            os.replace(scratch / paths[index].name, paths[index])
             found[index] = kernel, content
             done += 1
             if progress is not None:
@@ -69,12 +71,16 @@ def compile_kernels(
 
 
 def _compiled(
-    orders: Sequence[Order], missing: Sequence[int]
-) -> Generator[tuple[int, CompiledKernel, bytes], None, None]:
-    """Yield the kernels of the orders at the places `missing`, each with its place."""
+    orders: Sequence[Order], missing: Sequence[int], cache: Path
+) -> Generator[tuple[int, CompiledKernel, bytes, Path], None, None]:
+    """Yield the kernels of the orders at the places `missing`, each with its place.
+
+    Behind them comes a folder within `cache` for scratch, which ends with the compilation, however
+    that ends.
+    """
     if not missing:
         return
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory(prefix="scratch-", dir=cache) as scratch:
         pool = ProcessPoolExecutor(
             min(_WORKERS, len(missing)),
             mp_context=multiprocessing.get_context("spawn"),
@@ -84,7 +90,7 @@ def _compiled(
         try:
             made = pool.map(compile_order, [orders[index] for index in missing])
             for index, (kernel, content) in zip(missing, made, strict=True):
-                yield index, kernel, content
+                yield index, kernel, content, Path(scratch)
         except BrokenProcessPool:
             raise BuildError(
                 f"a process that compiled kernels for sm_{orders[0].sm} ended without a result: "
@@ -141,13 +147,3 @@ def _cached(path: Path) -> tuple[CompiledKernel, bytes] | None:
     except (EngineError, ValueError):
         return None
     return found
-
-
-def _keep(path: Path, kernel: CompiledKernel, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        write_kernels(partial, [(kernel, content)])
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
