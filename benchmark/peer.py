@@ -106,7 +106,8 @@ class Peer:
         rates = self._rates[cell]
         row["value"] = series(rates)
         if ours is not None and ours is not self and cell not in ours._errors:
-            row["ratio_to_ours"] = ratio(rates, ours._rates[cell])
+            both = min(len(rates), len(ours._rates[cell]))  # the later rounds may be of one only
+            row["ratio_to_ours"] = ratio(rates[:both], ours._rates[cell][:both])
         return row
 
     def _start(self) -> None:

@@ -1,17 +1,21 @@
 """This engine beside other systems: the same model, the same work, one after another in one run.
 
 In every round each cell is run by all systems before the next cell is; the order moves on by one
-system a round. A ratio compares values of the same round. All systems stay loaded, and those that
-are not measured are stopped.
+system a round. The first round is whole; where the time is too short for all others, the slowest
+cells are not repeated, and their `n` says so. A ratio compares values of the same round. All
+systems stay loaded, and those that are not measured are stopped.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from edgellama.benchmark.affordable import affordable
 from edgellama.benchmark.machine_watch import MachineWatch
 from edgellama.benchmark.peer import Peer, Seconds
 from edgellama.benchmark.peer_environment import Report
@@ -27,20 +31,23 @@ def measure_peers(
     rounds: int,
     seed: int,
     threads: int,
+    minutes: float,
     systems: Sequence[str] = tuple(SYSTEMS),
     seconds: Seconds | None = None,
     progress: Report,
 ) -> dict[str, Any]:
     """Measure random weights of a `size` of GRIDS; returns a document of kind peers.
 
-    `cache` keeps environments and converted models for the next time. A system that cannot be
+    A cell is repeated `rounds` times where that ends within `minutes` from now. `cache` keeps environments and converted models for the next time. A system that cannot be
     installed, converted or loaded has an `error` in `systems` and no rows; a cell that failed is a
     row with `error`. Raises PeerError where the checkpoint cannot be written.
     """
+    end = time.monotonic() + 60 * minutes
     folder = PeerFolder(size, cache.absolute(), progress)
     folder.write_checkpoint()
     wanted = [SYSTEMS[name] for name in systems]
-    return measure_systems(wanted, folder, rounds, seed, threads, seconds or Seconds())
+    found = measure_systems(wanted, folder, rounds, seed, threads, seconds or Seconds(), end)
+    return {**found, "minutes": minutes}
 
 
 def measure_systems(
@@ -50,8 +57,10 @@ def measure_systems(
     seed: int,
     threads: int,
     seconds: Seconds,
+    end: float = math.inf,
 ) -> dict[str, Any]:
-    """Measure on the checkpoint of `folder`; returns the document."""
+    """Measure on the checkpoint of `folder`, repeating what fits before `end` of the monotonic
+    clock; returns the document."""
     grid = GRIDS[folder.size]
     cells = peer_cells(grid, folder.vocabulary, seed)
     with ExitStack() as owned:
@@ -62,7 +71,7 @@ def measure_systems(
             peer.open()
         running = [peer for peer in peers if peer.error is None]
         watch = MachineWatch()
-        _run(running, cells, rounds, folder.report)
+        _run(running, cells, rounds, end, folder.report)
         environment = watch.facts()
     ours = next((peer for peer in running if peer.system.name == OURS), None)
     return {
@@ -78,14 +87,30 @@ def measure_systems(
     }
 
 
-def _run(peers: list[Peer], cells: list[PeerCell], rounds: int, report: Report) -> None:
-    """Run every cell by every system in every round."""
-    total, done = rounds * len(cells) * len(peers), 0
-    for number in range(rounds):
+def _run(
+    peers: list[Peer], cells: list[PeerCell], rounds: int, end: float, report: Report
+) -> None:
+    """Run every cell by every system once, then in every further round what there is time for."""
+    seconds: dict[tuple[PeerCell, Peer], float] = {}
+    pairs = [(cell, peer) for cell in cells for peer in peers]
+    for done, pair in enumerate(pairs):
+        report("measure", done, len(pairs))
+        seconds[pair] = _seconds(*pair)
+    again = affordable(seconds, rounds - 1, end - time.monotonic())
+    total, done = len(pairs) + (rounds - 1) * len(again), len(pairs)
+    for number in range(1, rounds):
         first = number % max(1, len(peers))
         for cell in cells:
             for peer in [*peers[first:], *peers[:first]]:
-                report("measure", done, total)
-                peer.run(cell)
-                done += 1
+                if (cell, peer) in again:
+                    report("measure", done, total)
+                    peer.run(cell)
+                    done += 1
     report("measure", total, total)
+
+
+def _seconds(cell: PeerCell, peer: Peer) -> float:
+    """Run a cell; returns how long that took."""
+    begin = time.monotonic()
+    peer.run(cell)
+    return time.monotonic() - begin

@@ -23,12 +23,19 @@ _CELLS = {
     "decode": ("context", "decode at {}"),
     "requests": ("concurrency", "{} requests"),
 }
-_HEADS = ("work", "system", "tokens/s", "spread", "to ours", "low", "high")
+_HEADS = ("work", "system", "tokens/s", "n", "spread", "to ours", "low", "high")
 
 
 @click.command("peers", cls=FileVerb)
 @click.option("--size", type=click.Choice(_SIZES), required=True, help="Of the random weights.")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=35.0,
+    show_default=True,
+    help="The slowest cells are not repeated where that would take longer.",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--systems", help="Names with commas between them; all by default.")
@@ -36,6 +43,7 @@ _HEADS = ("work", "system", "tokens/s", "spread", "to ours", "low", "high")
 def peers(
     size: str,
     rounds: int,
+    minutes: float,
     threads: int,
     seed: int,
     systems: str | None,
@@ -59,6 +67,7 @@ def peers(
             rounds=rounds,
             seed=seed,
             threads=threads,
+            minutes=minutes,
             systems=names,
             progress=report,
         )
@@ -95,7 +104,7 @@ def print_peers(result: Mapping[str, Any]) -> None:
         if "error" in row:
             click.echo(f"{_cell(row)}: {_last_line(row['error'])}")
     click.echo(
-        f"{result['model']['name']}, {result['rounds']} rounds, {result['threads']} threads, "
+        f"{result['model']['name']}, {result['rounds']} rounds within {result['minutes']:g} min, {result['threads']} threads, "
         f"seed {result['seed']}"
     )
     print_environment(result["environment"])
@@ -106,13 +115,13 @@ def print_peers(result: Mapping[str, Any]) -> None:
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
     labels = (_cell(row), row["system"])
     if "error" in row:
-        return (*labels, "failed", "", "", "", "")
+        return (*labels, "failed", "", "", "", "", "")
     value, ratio = row["value"], row.get("ratio_to_ours")
-    spread = f"{100 * value['spread']:.0f} %"
+    spread = f"{100 * value['spread']:.0f} %" if value["n"] > 1 else ""
+    measured = (*labels, f"{value['median']:.1f}", str(value["n"]), spread)
     if ratio is None:
-        return (*labels, f"{value['median']:.1f}", spread, "", "", "")
-    ratios = (f"x{ratio[name]:.2f}" for name in ("median", "low", "high"))
-    return (*labels, f"{value['median']:.1f}", spread, *ratios)
+        return (*measured, "", "", "")
+    return (*measured, *(f"x{ratio[name]:.2f}" for name in ("median", "low", "high")))
 
 
 def _cell(row: Mapping[str, Any]) -> str:

@@ -36,12 +36,11 @@ class AccuracyRow:
 
 @dataclass(frozen=True)
 class CountsPart:
-    """Instructions that callgrind counted, by part of the runtime, and of which work."""
+    """Instructions that callgrind counted, by part of the runtime, of which work and versions."""
 
     instructions: dict[str, int]
     work: Any
-    valgrind: str | None
-    python: str | None
+    versions: dict[str, str] | None
 
 
 @dataclass(frozen=True)

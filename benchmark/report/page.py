@@ -189,11 +189,9 @@ def _all_facts(run: Run) -> dict[str, list[tuple[str, str]]]:
         "tax_facts": serve and _tax(serve),
         "peer_facts": peers and {
             "size": peers.size, "model": peers.model, "rounds": peers.rounds, "seed": peers.seed,
-            "threads": peers.threads,
+            "threads": peers.threads, "minutes": peers.minutes,
         },
-        "count_facts": counts and {
-            "work": counts.work, "valgrind": counts.valgrind, "python": counts.python,
-        },
+        "count_facts": counts and {"work": counts.work, **(counts.versions or {})},
     }  # fmt: skip
     return {name: list(facts(raw)) for name, raw in found.items()}
 

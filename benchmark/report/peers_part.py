@@ -71,6 +71,7 @@ class PeersPart:
     size: str | None
     model: Any
     rounds: int | None
+    minutes: float | None
     seed: int | None
     threads: int | None
     systems: tuple[System, ...]

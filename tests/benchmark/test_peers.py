@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,29 @@ def test_each_system_runs_each_cell_in_each_round(folder: PeerFolder) -> None:
     prefill = rows_of(found, "other")[0]
     assert prefill["value"]["median"] == pytest.approx(32 / 0.001)
     assert str(folder.cache) not in json.dumps(found)
+
+
+def test_what_there_is_no_time_for_is_not_repeated(folder: PeerFolder) -> None:
+    late = time.monotonic()
+    systems = fake("edgellama"), fake("other")
+    found = measure_systems(systems, folder, 3, 5, 1, SECONDS, end=late)
+    assert found["rounds"] == 3 and len(found["rows"]) == 2 * CELLS
+    assert {row["value"]["n"] for row in found["rows"]} == {1}
+    assert {row["ratio_to_ours"]["n"] for row in rows_of(found, "other")} == {1}
+
+
+def test_a_ratio_is_of_the_rounds_that_both_have(
+    folder: PeerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def only(seconds: dict[Any, float], repeats: int, left: float) -> set[Any]:
+        assert len(seconds) == 2 * CELLS and repeats == 2 and min(seconds.values()) >= 0
+        return {pair for pair in seconds if pair[1].system.name == "other"}
+
+    monkeypatch.setattr("edgellama.benchmark.peers.affordable", only)
+    found = measure(folder, fake("edgellama"), fake("other"), rounds=3)
+    for row in rows_of(found, "other"):
+        assert row["value"]["n"] == 3 and row["ratio_to_ours"]["n"] == 1
+    assert {row["value"]["n"] for row in rows_of(found, "edgellama")} == {1}
 
 
 def test_without_ours_there_is_no_ratio(folder: PeerFolder) -> None:
@@ -174,6 +198,7 @@ def test_our_engine_beside_transformers(tmp_path: Path) -> None:
         rounds=1,
         seed=0,
         threads=2,
+        minutes=60,
         systems=("edgellama", "transformers-eager"),
         progress=silent,
     )

@@ -200,6 +200,7 @@ def full_run() -> dict[str, Any]:
             "size": "1b",
             "model": {"name": "random-1b", "seed": 2026},
             "rounds": 3,
+            "minutes": 35.5,
             "seed": 20_263,
             "threads": 2,
             "systems": [
@@ -216,9 +217,8 @@ def full_run() -> dict[str, Any]:
         "counts": {
             "kind": "counts",
             "instructions": {"scheduler": 1_834_221, "sampler": 20_415_990, "detokeniser": 771_204},
-            "work": {"requests": 16, "tokens": 1024},
-            "valgrind": "3.19.0",
-            "python": "3.11.7",
+            "work": {"scheduler": "16 requests", "sampler": "4 draws", "detokeniser": "9 tokens"},
+            "versions": {"valgrind": "valgrind-3.19.0", "python": "3.11.7", "numpy": "2.4.6"},
         },
         "accuracy": {
             "tokens": 511,
