@@ -38,9 +38,10 @@ def measure_peers(
 ) -> dict[str, Any]:
     """Measure random weights of a `size` of GRIDS; returns a document of kind peers.
 
-    A cell is repeated `rounds` times where that ends within `minutes` from now. `cache` keeps environments and converted models for the next time. A system that cannot be
-    installed, converted or loaded has an `error` in `systems` and no rows; a cell that failed is a
-    row with `error`. Raises PeerError where the checkpoint cannot be written.
+    Every cell is run `rounds` times where that ends within `minutes` from now, and once where it
+    does not. `cache` keeps environments and converted models for the next time. A system that
+    cannot be installed, converted or loaded has an `error` in `systems` and no rows; a cell that
+    failed is a row with `error`. Raises PeerError where the checkpoint cannot be written.
     """
     end = time.monotonic() + 60 * minutes
     folder = PeerFolder(size, cache.absolute(), progress)
@@ -87,9 +88,7 @@ def measure_systems(
     }
 
 
-def _run(
-    peers: list[Peer], cells: list[PeerCell], rounds: int, end: float, report: Report
-) -> None:
+def _run(peers: list[Peer], cells: list[PeerCell], rounds: int, end: float, report: Report) -> None:
     """Run every cell by every system once, then in every further round what there is time for."""
     seconds: dict[tuple[PeerCell, Peer], float] = {}
     pairs = [(cell, peer) for cell in cells for peer in peers]

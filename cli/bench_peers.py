@@ -104,8 +104,8 @@ def print_peers(result: Mapping[str, Any]) -> None:
         if "error" in row:
             click.echo(f"{_cell(row)}: {_last_line(row['error'])}")
     click.echo(
-        f"{result['model']['name']}, {result['rounds']} rounds within {result['minutes']:g} min, {result['threads']} threads, "
-        f"seed {result['seed']}"
+        f"{result['model']['name']}, {result['rounds']} rounds within {result['minutes']:g} min, "
+        f"{result['threads']} threads, seed {result['seed']}"
     )
     print_environment(result["environment"])
     for warning in result["environment"]["warnings"]:

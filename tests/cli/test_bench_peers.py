@@ -52,7 +52,8 @@ def test_the_document_goes_to_the_file_and_the_table_to_people(tmp_path: Path) -
     document: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     assert document["kind"] == "peers" and document["threads"] == 2
     assert list(tmp_path.iterdir()) == [file, cache] or list(tmp_path.iterdir()) == [cache, file]
-    for part in ("prefill 32", "decode at 64", "4 requests", "x1.00", "random-tiny, 1 rounds within 35 min"):
+    said = "random-tiny, 1 rounds within 35 min"
+    for part in ("prefill 32", "decode at 64", "4 requests", "x1.00", said):
         assert part in done.stdout, part
     assert "broken failed: broken ended with code 1 while it loaded" in done.stdout
     assert "decode at 64: half was killed by SIGILL while it ran" in done.stdout

@@ -121,7 +121,8 @@ def test_every_text_of_the_run_is_on_the_page(source: str) -> None:
     for word in (run["engine"], run["profile"], run["when"], run["command"], "AMD EPYC 9B45",
                  "1.31.1", "performance", "out of memory: 24 GB of 24 GB used",
                  "no wheel for this processor", "37 RESOURCE_EXHAUSTED: queue full",
-                 "int4, block 32, accuracy level 4", "profile cpu-1b", "valgrind-3.19.0"):  # fmt: skip
+                 "int4, block 32, accuracy level 4", "profile cpu-1b",
+                 "valgrind-3.19.0"):  # fmt: skip
         assert word in text, word
 
 
