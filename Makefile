@@ -8,10 +8,13 @@ MODEL ?=
 OUT ?=
 BACKEND ?=
 PORT ?= 50051
+# How many processes run the tests.
+JOBS ?= 2
 
 PY := .venv/bin/python
 BIN := .venv/bin
 ENVIRONMENT := .venv/.installed
+PYTEST = $(BIN)/pytest -q --numprocesses $(JOBS) --dist worksteal
 FOLDERS := benchmark calibration cli examples export grpc_service optimize profiles runtime
 GRPC_TOOLS := grpcio-tools==1.76.0
 # The bindings that `make trt-stubs` reads, and the program that does.
@@ -66,13 +69,13 @@ verify-gpu: $(ENVIRONMENT)
 	$(BIN)/edgellama verify-gpu $(if $(OUT),--out $(OUT)) $(if $(MODEL),--model $(MODEL)) \
 		$(if $(filter command environment,$(origin PROFILE)),--profile $(PROFILE))
 
-# The quick tests, a few minutes.
+# The quick tests, a few minutes: make test [JOBS=8].
 test: $(ENVIRONMENT)
-	$(BIN)/pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 # The slow tests: whole builds, wheels, other interpreters.
 test-slow: $(ENVIRONMENT)
-	$(BIN)/pytest -q -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 # Lint, format, types and the quick tests: what must pass before a commit.
 check: $(ENVIRONMENT) .view
