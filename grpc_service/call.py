@@ -44,6 +44,7 @@ class GenerateOptions(TypedDict, total=False):
     add_special_tokens: bool | None
     add_generation_prompt: bool | None
     request_id: str | None
+    cache_salt: str | None
 
 
 # Option -> where it goes in GenerationSpec.
@@ -69,6 +70,7 @@ _FIELDS = {
     "add_special_tokens": "add_special_tokens",
     "add_generation_prompt": "chat.add_generation_prompt",
     "request_id": "request_id",
+    "cache_salt": "cache_salt",
 }
 
 

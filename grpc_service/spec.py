@@ -138,6 +138,7 @@ def request_from_wire(
         top_logprobs=spec.want.top_logprobs if spec.want.HasField("top_logprobs") else None,
         request_id=request_id,
         skip_special_tokens=not spec.want.special_tokens,
+        cache_salt=spec.cache_salt,
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgellama.runtime.allocations import Allocations
-from edgellama.runtime.device import ALIGNMENT
+from edgellama.runtime.device import ALIGNMENT, Device
 from edgellama.runtime.manifest import EngineError, KvLayout
+from edgellama.runtime.step import SlotCopy
 
 
 class DevicePool:
@@ -20,8 +21,19 @@ class DevicePool:
         self._names = [f"{layer}.{kind}" for layer in range(kv.layers) for kind in ("key", "value")]
         self._slot_bytes = slot_bytes(kv)
         self._cache_bytes = kv.slots * self._slot_bytes
+        self._head_bytes = self._slot_bytes // kv.kv_heads
+        self._position_bytes = self._head_bytes // kv.capacity
         self.bytes = pool_bytes(kv)
         self.address = allocations.on_device(self.bytes)
+
+    def copy(self, device: Device, stream: int, copy: SlotCopy) -> None:
+        """Enqueue the copy of the first positions of one slot's caches to another slot."""
+        for cache in range(len(self._names)):
+            base = self.address + cache * self._cache_bytes
+            source, target = (base + slot * self._slot_bytes for slot in (copy.source, copy.target))
+            for head in range(0, self._slot_bytes, self._head_bytes):
+                size = copy.length * self._position_bytes
+                device.copy(target + head, source + head, size, stream)
 
     def bindings(self, slot: int) -> Iterator[tuple[str, int]]:
         """Yield each past and each present with its address from `slot` on; both are the same."""

@@ -120,7 +120,7 @@ class Engine:
         banned = (*eos, *request.stop.token_ids) if request.stop.min_new_tokens else ()
         self._sampler.check(request.sampling, banned)
         request_id = request.request_id or uuid.uuid4().hex
-        sequence = Sequence(request_id, request.prompt_ids, max_new_tokens)
+        sequence = Sequence(request_id, request.prompt_ids, max_new_tokens, request.cache_salt)
         generation = Generation(request, sequence, listener)
         self._loop.add(generation)
         return request_id

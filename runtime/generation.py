@@ -109,7 +109,7 @@ class Generation:
         assert self.reason is not None
         return End(
             reason=self.reason,
-            usage=Usage(len(self.request.prompt_ids), self._output_tokens),
+            usage=Usage(len(self.request.prompt_ids), self._output_tokens, self.sequence.cached),
             timing=Timing(self._queue_seconds, self._first_token_seconds, self._elapsed()),
             match=self.match,
             error=error,

@@ -135,6 +135,9 @@ class OrtBackend:
 
     def run(self, step: Step) -> Logits:
         """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next."""
+        for copy in step.copies:
+            for array in self._pool.values():
+                array[copy.target, :, : copy.length] = array[copy.source, :, : copy.length]
         if step.decode:  # an empty batch would kill the process inside GroupQueryAttention
             self._decode(step)
         if step.prefill is not None:

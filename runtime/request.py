@@ -12,6 +12,7 @@ from types import MappingProxyType
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
+MAX_CACHE_SALT_CHARS = 128
 
 
 class InvalidRequestError(ValueError):
@@ -153,7 +154,9 @@ class Request:
     """One generation over token ids; text and chats become ids in `runtime.text` before this.
 
     `top_logprobs` None reports no log-probabilities, 0 those of the chosen tokens only, n > 0 also
-    the n most likely tokens at each position. `request_id` "" lets the engine mint one.
+    the n most likely tokens at each position. `request_id` "" lets the engine mint one. A prompt
+    takes what the cache holds of its beginning from requests of the same `cache_salt` only: with
+    one for each tenant nobody can tell by the time to a first token what others have asked.
     """
 
     prompt_ids: tuple[int, ...]
@@ -162,6 +165,7 @@ class Request:
     top_logprobs: int | None = None
     request_id: str = ""
     skip_special_tokens: bool = True
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -170,6 +174,11 @@ class Request:
         if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
             raise InvalidRequestError(
                 "top_logprobs", f"is {self.top_logprobs}; it must be in [0, {MAX_LOGPROBS}]"
+            )
+        if len(self.cache_salt) > MAX_CACHE_SALT_CHARS:
+            raise InvalidRequestError(
+                "cache_salt",
+                f"has {len(self.cache_salt)} characters; at most {MAX_CACHE_SALT_CHARS}",
             )
 
 
@@ -213,7 +222,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one request."""
+    """Token counts of one request; `cached_prompt_tokens` of the prompt needed no computing."""
 
     prompt_tokens: int
     output_tokens: int

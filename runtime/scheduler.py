@@ -6,10 +6,11 @@ from collections import deque
 from collections.abc import Sequence as Tokens
 from collections.abc import Set
 
+from edgellama.runtime.prefix_cache import Held, PrefixCache
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.slots import SlotPool
-from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
+from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
 
 
 class Scheduler:
@@ -19,7 +20,8 @@ class Scheduler:
     the prompt admitted first; so a long prompt delays the running rows by one chunk a step, and
     running rows never hold a prompt back. Nothing is evicted: `prompt + max_new_tokens` of every
     sequence is at most `capacity`, so an admitted sequence always runs to its end. (The last token
-    is never fed back, so a slot in use always has its last position to spare.)
+    is never fed back, so a slot in use always has its last position to spare.) An admitted prompt
+    begins behind the longest prefix of it that some slot holds.
 
     One step at a time: `admit`, `schedule`, then `update` with the tokens; not thread-safe.
     """
@@ -29,6 +31,8 @@ class Scheduler:
         self.prefill_chunk = prefill_chunk
         self.max_queue = max_queue
         self._pool = SlotPool(slots)
+        self._prefixes = PrefixCache(slots)
+        self._copies: list[SlotCopy] = []  # for the next step
         self._by_slot: list[Sequence | None] = [None] * slots
         self._by_id: dict[str, Sequence] = {}
         self._waiting: deque[Sequence] = deque()
@@ -82,6 +86,8 @@ class Scheduler:
         dropped = list(self._by_id.values())
         for sequence in dropped:
             self._release(sequence)
+        self._copies.clear()
+        self._prefixes.forget()
         return dropped
 
     def admit(self) -> list[Sequence]:
@@ -91,7 +97,17 @@ class Scheduler:
             sequence = self._waiting.popleft()
             sequence.slot = self._pool.allocate()
             sequence.status = Status.PREFILLING
+            running = {
+                slot: Held(each.held, each.salt)
+                for slot, each in enumerate(self._by_slot)
+                if each is not None
+            }
+            sequence.cached, copies = self._prefixes.enter(
+                sequence.slot, sequence.prompt, sequence.salt, running
+            )
+            self._copies += copies
             self._by_slot[sequence.slot] = sequence
+            self._advance(sequence, sequence.cached)
             self._prefilling.append(sequence)
             admitted.append(sequence)
         return admitted
@@ -106,7 +122,14 @@ class Scheduler:
         )
         prefill = self._next_chunk()
         if decode or prefill is not None:
-            self._step = Step(decode, prefill, self._pool.lengths)
+            if decode:  # an idle row below another takes part, and the more it holds the longer
+                self._copies += self._prefixes.clear_below(decode[-1].slot)
+            lengths = (
+                self._prefixes.length(slot) if sequence is None else sequence.computed
+                for slot, sequence in enumerate(self._by_slot)
+            )
+            self._step = Step(decode, prefill, tuple(lengths), tuple(self._copies))
+            self._copies.clear()
         return self._step
 
     def sequences(self, step: Step) -> list[Sequence]:
@@ -146,6 +169,7 @@ class Scheduler:
             length = self._pool.lengths[slot]
             assert length < self.capacity
             assert sequence is None or (sequence.slot, sequence.computed) == (slot, length)
+            assert sequence is not None or self._prefixes.length(slot) < self.capacity
         assert {s.id for s in held} | {s.id for s in self._waiting} == set(self._by_id)
         assert len(held) + len(self._waiting) == len(self._by_id)
         assert {s.id for s in self._prefilling} == {s.id for s in held if s.is_prefilling}
@@ -179,6 +203,7 @@ class Scheduler:
             self._prefilling.remove(sequence)
         if sequence.slot is not None:
             self._by_slot[sequence.slot] = None
+            self._prefixes.leave(sequence.slot, sequence.held, sequence.salt)
             self._pool.free(sequence.slot)
             sequence.slot = None
         sequence.status = Status.FINISHED

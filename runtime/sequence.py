@@ -19,6 +19,9 @@ class Status(Enum):
 class Sequence:
     """Mutable state of one request; only the scheduler changes it.
 
+    It shares prefixes with sequences of the same `salt` alone; `cached` is how many tokens of its
+    prompt it found computed when it was admitted.
+
     The cache of `slot` holds the positions `[0, computed)` of `prompt + output`. The newest output
     token is always outside: it is what the next step feeds.
     """
@@ -26,15 +29,22 @@ class Sequence:
     id: str
     prompt: tuple[int, ...]
     max_new_tokens: int
+    salt: str = ""
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     computed: int = 0
+    cached: int = 0
     status: Status = Status.WAITING
 
     @property
     def length(self) -> int:
         """Tokens of prompt and output together."""
         return len(self.prompt) + len(self.output)
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The tokens `[0, computed)`, whose positions the slot's cache holds."""
+        return (*self.prompt, *self.output)[: self.computed]
 
     @property
     def remaining_prompt(self) -> int:

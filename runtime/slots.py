@@ -31,7 +31,7 @@ class SlotPool:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Valid positions of every slot; 0 for a free one."""
+        """Positions of every slot that its sequence has computed; 0 for a free one."""
         return tuple(self._lengths)
 
     def allocate(self) -> int:
@@ -46,7 +46,7 @@ class SlotPool:
         self._lengths[slot] += tokens
 
     def free(self, slot: int) -> None:
-        """Take a slot back; what its cache holds is stale from here on and never read."""
+        """Take a slot back, empty; what its cache still holds is for the prefix cache to know."""
         assert self._used[slot], f"slot {slot} is freed twice"
         self._used[slot] = False
         self._lengths[slot] = 0

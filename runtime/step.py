@@ -28,10 +28,20 @@ class PrefillChunk:
 
 
 @dataclass(frozen=True)
+class SlotCopy:
+    """Copy the positions `[0, length)` of the cache of slot `source` to slot `target`."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(frozen=True)
 class Step:
     """One pass of the model: every running row, and at most one chunk of one prompt.
 
-    `lengths[s]` is the number of valid cache positions of slot `s` before the step (0 when free);
+    The `copies` come first, in their order. `lengths[s]` is the number of valid cache positions of
+    slot `s` behind them and before the rows, 0 where nothing of a free one is kept;
     it is below the capacity, and a backend that must touch an idle slot may write only at position
     `lengths[s]` or above: the next token or chunk of that slot overwrites it.
     Logits come back as float32 `[rows, vocab]`: the decode rows in order, then the chunk's row
@@ -41,6 +51,7 @@ class Step:
     decode: tuple[DecodeRow, ...]
     prefill: PrefillChunk | None
     lengths: tuple[int, ...]
+    copies: tuple[SlotCopy, ...] = ()
 
     @property
     def num_logits(self) -> int:

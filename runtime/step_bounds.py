@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgellama.profiles.shapes import Range
-from edgellama.runtime.step import Step
+from edgellama.runtime.step import SlotCopy, Step
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class StepBounds:
         """Raise ValueError naming the value and its limit."""
         if len(step.lengths) != self.slots:
             raise ValueError(f"the step has {len(step.lengths)} lengths for {self.slots} slots")
+        for copy in step.copies:
+            self._check_copy(copy)
         if step.decode:
             self._check_decode(step)
         if step.prefill is not None:
@@ -66,6 +68,16 @@ class StepBounds:
                     f"slot {slot} has no position left: it holds {length} of {self.capacity}"
                 )
         self._check_tokens(row.token for row in step.decode)
+
+    def _check_copy(self, copy: SlotCopy) -> None:
+        self._check_slot(copy.source)
+        self._check_slot(copy.target)
+        if copy.source == copy.target:
+            raise ValueError(f"slot {copy.source} is copied to itself")
+        if not 0 < copy.length < self.capacity:
+            raise ValueError(
+                f"{copy.length} positions are copied between slots; 1 to {self.capacity - 1} can be"
+            )
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.slots:

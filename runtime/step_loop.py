@@ -34,6 +34,7 @@ _REQUEST_FAILED = "the request failed in the engine; its log has the reason"
 class EngineStats:
     """Requests and slots now, and totals since the load.
 
+    Of the prompts, `prompt_tokens` were computed and `cached_prompt_tokens` found in the cache.
     `run_seconds` is the part of `seconds.backend` in which the model itself ran.
     """
 
@@ -42,6 +43,7 @@ class EngineStats:
     free_slots: int
     steps: int
     prompt_tokens: int
+    cached_prompt_tokens: int
     output_tokens: int
     seconds: StepSeconds
     run_seconds: float
@@ -69,6 +71,7 @@ class StepLoop:
         self._is_failed = False
         self._steps = 0
         self._prompt_tokens = 0
+        self._cached_prompt_tokens = 0
         self._output_tokens = 0
         self._seconds = StepSeconds()  # written by the loop's thread alone
         # A daemon: a program that forgets to close still exits.
@@ -119,6 +122,7 @@ class StepLoop:
                 free_slots=self._scheduler.num_free_slots,
                 steps=self._steps,
                 prompt_tokens=self._prompt_tokens,
+                cached_prompt_tokens=self._cached_prompt_tokens,
                 output_tokens=self._output_tokens,
                 seconds=replace(self._seconds),
                 run_seconds=self._backend.run_seconds,
@@ -172,7 +176,9 @@ class StepLoop:
         for generation in cancelled:
             self._end(generation, FinishReason.CANCELLED)
         with self._seconds.timed("schedule"), self._changed:
-            admitted = [self._active[sequence.id] for sequence in self._scheduler.admit()]
+            sequences = self._scheduler.admit()
+            admitted = [self._active[sequence.id] for sequence in sequences]
+            self._cached_prompt_tokens += sum(sequence.cached for sequence in sequences)
         for generation in admitted:
             self._admit(generation)
         with self._seconds.timed("schedule"), self._changed:

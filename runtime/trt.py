@@ -73,7 +73,7 @@ class TrtBackend:
         owned.callback(device.destroy_stream, stream)
         memory = Allocations(device)
         owned.callback(memory.close)
-        pool = DevicePool(memory, kv)
+        self._pool = pool = DevicePool(memory, kv)
         device.clear(pool.address, pool.bytes, stream)
         self._logits = LogitsStaging(memory, slots=kv.slots, vocab_size=self._vocab_size)
         arena_bytes = aligned(engine.activation_bytes)
@@ -166,6 +166,8 @@ class TrtBackend:
         Raises ValueError, before anything is enqueued, for a step that is out of bounds.
         """
         self._bounds.check(step)
+        for copy in step.copies:
+            self._pool.copy(self._device, self._stream, copy)
         rows, chunk = len(step.decode), step.prefill
         if rows:
             self._decode.enqueue(step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -45,6 +46,7 @@ class System:
                 prompt_ids=tuple(request["prompt"]),
                 sampling=Sampling(temperature=0.0),
                 stop=Stop(max_new_tokens=request["output_tokens"], ignore_eos=True),
+                cache_salt=uuid.uuid4().hex,  # the same prompts come in every round
             )
             self._engine.submit(wanted, listener(index))
         for _ in requests:

@@ -52,6 +52,7 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"top_logprobs": 21}, "want.top_logprobs"),
         ({"request_id": "a b"}, "request_id"),
         ({"request_id": "a" * 129}, "request_id"),
+        ({"cache_salt": "a" * 129}, "cache_salt"),
         ({"top_k": -1}, "sampling.top_k"),  # refused on this side: the wire cannot carry it
         ({"seed": 2**64}, "sampling.seed"),
         ({"stop": "not a list"}, "stop.strings"),

@@ -54,6 +54,8 @@ class HashBackend:
         if self.fault is not None:
             raise self.fault
         time.sleep(self.step_seconds)
+        for copy in step.copies:
+            self._cache[copy.target, : copy.length] = self._cache[copy.source, : copy.length]
         rows = [self._feed(row.slot, (row.token,), row.position) for row in step.decode]
         if step.prefill is not None:
             logits = self._feed(step.prefill.slot, step.prefill.tokens, step.prefill.start)
@@ -136,6 +138,17 @@ async def test_same_answer_as_the_engine_alone_and_in_a_full_batch(engine, clien
 
     await asyncio.gather(*(streamed(i) for i in range(16)))
     await asyncio.gather(*(whole(i) for i in range(16)))
+
+
+async def test_a_prompt_is_computed_once_for_each_salt(client):
+    async def cached(salt):
+        text = "what a tenant asks twice"
+        done = await client.generate(text, max_new_tokens=4, cache_salt=salt)
+        return done.token_ids, done.usage.cached_prompt_tokens
+
+    first, again, other = [await cached(salt) for salt in ("one", "one", "two")]
+    assert first[0] == again[0] == other[0]
+    assert first[1] == other[1] == 0 and again[1] == len("what a tenant asks twice")
 
 
 async def test_seeded_draws_repeat_and_the_minted_seed_is_reported(client):

@@ -6,7 +6,7 @@ import numpy as np
 from small_llama import SLOTS, VOCAB, Array, expected_logits
 
 from edgellama.runtime.backend import Backend
-from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
+from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
 
 
 class SlotDriver:
@@ -21,14 +21,17 @@ class SlotDriver:
         decode: dict[int, int] | None = None,
         chunk: tuple[int, list[int]] | None = None,
         is_last: bool = True,
+        copies: tuple[SlotCopy, ...] = (),
     ) -> Array:
+        for copy in copies:
+            self.held[copy.target] = self.held[copy.source][: copy.length]
         lengths = tuple(len(tokens) for tokens in self.held)
         rows = tuple(DecodeRow(s, token, lengths[s]) for s, token in (decode or {}).items())
         prefill = None
         if chunk is not None:
             slot, tokens = chunk
             prefill = PrefillChunk(slot, tuple(tokens), lengths[slot], is_last)
-        step = Step(rows, prefill, lengths)
+        step = Step(rows, prefill, lengths, copies)
         logits = self.backend.run(step)
         assert logits.shape == (step.num_logits, VOCAB)
         for row in rows:
@@ -36,6 +39,18 @@ class SlotDriver:
         if chunk is not None:
             self.held[chunk[0]] += chunk[1]
         return logits.copy()
+
+    def check_copies(self) -> None:
+        """Copy a beginning twice before rows of both kinds, and go on from all three slots."""
+        self.run(chunk=(2, [5, 9, 1, 7]))
+        self.run(decode={2: 3})
+        self.held[0] = []
+        # Slot 2 goes on in the same step; what slot 1 takes was itself taken in it.
+        copies = (SlotCopy(2, 0, 4), SlotCopy(0, 1, 3))
+        logits = self.run(decode={2: 8, 0: 6}, chunk=(1, [2, 4]), copies=copies)
+        assert self.held[:3] == [[5, 9, 1, 7, 6], [5, 9, 1, 2, 4], [5, 9, 1, 7, 3, 8]]
+        self.check(logits, [2, 0, 1])
+        self.check(self.run(decode={0: 1, 1: 1, 2: 1}), [0, 1, 2])
 
     def check(self, logits: Array, slots: list[int]) -> None:
         for row, slot in zip(logits, slots, strict=True):

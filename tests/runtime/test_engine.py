@@ -59,6 +59,8 @@ class HistoryBackend:
         self.steps.append(step)
         if self.fault is not None:
             raise self.fault
+        for copy in step.copies:
+            self._cache[copy.target][: copy.length] = self._cache[copy.source][: copy.length]
         logits = np.empty((step.num_logits, VOCAB), np.float32)
         for r, row in enumerate(step.decode):
             logits[r] = self._feed(row.slot, (row.token,), row.position)
@@ -245,6 +247,47 @@ def test_concurrent_requests_equal_their_solo_runs(make: Callable[..., Engine]) 
     assert max(len(step.decode) for step in engine._backend.steps) == 4
     assert any(step.decode and step.prefill for step in engine._backend.steps)
     assert engine.stats().output_tokens == sum(len(one.token_ids) for one in solo)
+
+
+def test_a_prompt_that_was_there_before_is_not_computed(make: Callable[..., Engine]) -> None:
+    engine = make(slots=2)
+    first = engine.generate(request(20, 4))
+    again = engine.generate(request(20, 4))
+    assert (first.usage.cached_prompt_tokens, again.usage.cached_prompt_tokens) == (0, 19)
+    assert again.token_ids == first.token_ids
+    longer = Request((*request(20).prompt_ids, *first.token_ids, 5), GREEDY, Stop(max_new_tokens=4))
+    # All of both but the last token drawn, which was never fed.
+    assert engine.generate(longer).usage.cached_prompt_tokens == 20 + 3
+    salted = engine.generate(replace(request(20, 4), cache_salt="tenant"))
+    assert salted == replace(first, timing=salted.timing)
+    stats = engine.stats()
+    assert (stats.prompt_tokens, stats.cached_prompt_tokens) == (20 + 1 + 2 + 20, 19 + 23)
+
+
+def test_prompts_that_share_a_beginning_equal_their_solo_runs(make: Callable[..., Engine]) -> None:
+    draw = np.random.default_rng(1)
+    families = [tuple(draw.integers(0, VOCAB, 24).tolist()) for _ in range(2)]
+    requests = [
+        Request(
+            (*families[i % 2][: draw.integers(17, 25)], *draw.integers(0, VOCAB, 3).tolist()),
+            Sampling(temperature=0.8, seed=i),
+            Stop(max_new_tokens=int(draw.integers(1, 12))),
+            request_id=f"r{i}",
+            cache_salt=("", "tenant")[i % 3 == 0],
+        )
+        for i in range(40)
+    ]
+    solo = [make(slots=1).generate(one) for one in requests]
+    engine, recorders = make(slots=3), [Recorder() for _ in requests]
+    for one, recorder in zip(requests, recorders, strict=True):
+        engine.submit(one, recorder)
+    cached = 0
+    for expected, recorder in zip(solo, recorders, strict=True):
+        result = recorder.result()
+        cached += result.usage.cached_prompt_tokens
+        assert result == replace(expected, timing=result.timing, usage=result.usage)
+    assert cached == engine.stats().cached_prompt_tokens > 100
+    assert any(step.copies for step in engine._backend.steps)
 
 
 def test_a_request_joins_a_running_one(make: Callable[..., Engine]) -> None:

@@ -220,6 +220,10 @@ def test_a_reused_slot_needs_no_cleaning(backend: OrtBackend) -> None:
     driver.check(driver.run({0: 9}), [0])
 
 
+def test_a_beginning_is_copied_between_slots(backend: OrtBackend) -> None:
+    SlotDriver(backend).check_copies()
+
+
 def test_a_slot_fills_to_its_last_position(backend: OrtBackend) -> None:
     driver = SlotDriver(backend)
     driver.run(chunk=(0, tokens(4, 1)))

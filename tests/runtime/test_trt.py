@@ -126,6 +126,10 @@ def test_a_reused_slot_needs_no_cleaning(backend: TrtBackend) -> None:
     driver.check(driver.run({0: 9}), [0])
 
 
+def test_a_beginning_is_copied_between_slots(backend: TrtBackend) -> None:
+    SlotDriver(backend).check_copies()
+
+
 def test_a_slot_fills_to_its_last_position(backend: TrtBackend) -> None:
     driver = SlotDriver(backend)
     driver.run(chunk=(0, tokens(4, 1)))
