@@ -129,6 +129,7 @@ def test_shared_prefix(left: list[int], right: list[int]) -> None:
     assert shared_prefix(left, right) == expected
 
 
+Move = tuple[int, tuple[str, int, int], str]  # slot, prompt, salt
 # A prompt is a run of one family's tokens, then tokens of nobody else.
 families = st.tuples(st.sampled_from("ab"), st.integers(0, 50), st.integers(1, 30))
 moves = st.lists(
