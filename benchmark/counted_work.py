@@ -29,8 +29,8 @@ SEED = 2026
 def schedule() -> None:
     """Take requests through more slots than there are, to their ends."""
     scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE)
-    prompt = tuple(range(PROMPT_TOKENS))
     for number in range(REQUESTS):
+        prompt = tuple(range(number, number + PROMPT_TOKENS))
         scheduler.add(Sequence(f"r{number}", prompt, OUTPUT_TOKENS))
     while scheduler.has_work:
         scheduler.admit()

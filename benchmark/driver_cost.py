@@ -60,12 +60,16 @@ async def measure_driver(
 def smallest_ms(figures: Sequence[Mapping[str, Any]]) -> float:
     """Return the smallest median TPOT of the rows in milliseconds.
 
-    Raises DriverCostError where no answer had two tokens.
+    A row whose answers arrived at once, as those of a quick engine may at a busy client, has none.
+    Raises DriverCostError where no row has one.
     """
     medians = [row["tpot_ms"]["p50"] for row in figures if row["tpot_ms"]["n"]]
-    smallest = float(min(medians, default=0.0))
+    smallest = float(min((each for each in medians if each > 0), default=0.0))
     if smallest <= 0:
-        raise DriverCostError("no row has a time per token; ask for answers of more tokens")
+        raise DriverCostError(
+            "no row has a time per token: the answers have one token, or arrived at once; ask for "
+            "answers of more tokens"
+        )
     return smallest
 
 

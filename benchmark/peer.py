@@ -87,6 +87,10 @@ class Peer:
         except PeerError as error:
             self._errors[cell] = f"{self.system.name} {error}"
 
+    def leave_out(self, cell: PeerCell, why: str) -> None:
+        """Have an error in the place of a cell's rate."""
+        self._errors[cell] = f"{self.system.name} {why}"
+
     def facts(self) -> dict[str, Any]:
         """Return the entry of `systems`."""
         return {

@@ -81,6 +81,11 @@ class PeerCell:
         """Return what a row of this cell begins with."""
         return {"work": self.work, KEYS[self.work]: self.size}
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all prompts and outputs."""
+        return sum(len(each.prompt) + each.output_tokens for each in self.requests)
+
     def rate(self, times: Times) -> float:
         """Return tokens/s; `times` has for each request the seconds to each of its tokens.
 

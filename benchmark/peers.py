@@ -1,9 +1,11 @@
 """This engine beside other systems: the same model, the same work, one after another in one run.
 
 In every round each cell is run by all systems before the next cell is; the order moves on by one
-system a round. The first round is whole; where the time is too short for all others, the slowest
-cells are not repeated, and their `n` says so. A ratio compares values of the same round. All
-systems stay loaded, and those that are not measured are stopped.
+system a round. In the first round every system has the same share of the time, and the smallest
+cells come first: what a slow one has no time left for is an error that says so. Where the time is
+too short for all other rounds, the slowest cells are not repeated, and their `n` says so. A ratio
+compares values of the same round. All systems stay loaded, and those that are not measured are
+stopped.
 """
 
 from __future__ import annotations
@@ -90,11 +92,17 @@ def measure_systems(
 
 def _run(peers: list[Peer], cells: list[PeerCell], rounds: int, end: float, report: Report) -> None:
     """Run every cell by every system once, then in every further round what there is time for."""
+    share = (end - time.monotonic()) / max(1, len(peers))
     seconds: dict[tuple[PeerCell, Peer], float] = {}
-    pairs = [(cell, peer) for cell in cells for peer in peers]
-    for done, pair in enumerate(pairs):
+    spent = dict.fromkeys(peers, 0.0)
+    pairs = [(cell, peer) for cell in sorted(cells, key=lambda c: c.tokens) for peer in peers]
+    for done, (cell, peer) in enumerate(pairs):
         report("measure", done, len(pairs))
-        seconds[pair] = _seconds(*pair)
+        if spent[peer] > share:
+            peer.leave_out(cell, f"had no time left: smaller work took {spent[peer]:.0f} s")
+            continue
+        seconds[cell, peer] = took = _seconds(cell, peer)
+        spent[peer] += took
     again = affordable(seconds, rounds - 1, end - time.monotonic())
     total, done = len(pairs) + (rounds - 1) * len(again), len(pairs)
     for number in range(1, rounds):

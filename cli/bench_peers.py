@@ -34,7 +34,7 @@ _HEADS = ("work", "system", "tokens/s", "n", "spread", "to ours", "low", "high")
     type=click.FloatRange(min=0),
     default=35.0,
     show_default=True,
-    help="The slowest cells are not repeated where that would take longer.",
+    help="Shared by all systems; what would take longer is left out or not repeated.",
 )
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -43,6 +43,15 @@ class PrefixCache:
         """Positions that a free slot holds."""
         return len(self._free[slot].tokens)
 
+    def lengths(self, running: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the positions that every slot holds; `running` has those of the slots in use."""
+        if not any(held.tokens for held in self._free.values()):
+            return running
+        return tuple(
+            len(self._free[slot].tokens) if slot in self._free else length
+            for slot, length in enumerate(running)
+        )
+
     def enter(
         self, slot: int, prompt: tuple[int, ...], salt: str, running: Mapping[int, Held]
     ) -> tuple[int, list[SlotCopy]]:
@@ -53,9 +62,10 @@ class PrefixCache:
         logits are wanted.
         """
         source, shared = slot, 0
+        begin, wanted = prompt[:SHORTEST], prompt[:-1]
         for other, held in {**self._free, **running}.items():
-            if held.salt == salt:
-                common = shared_prefix(held.tokens, prompt[:-1])
+            if held.salt == salt and held.tokens[:SHORTEST] == begin:
+                common = shared_prefix(held.tokens, wanted)
                 if common > shared or (common == shared and other == slot):
                     source, shared = other, common
         if shared < SHORTEST:
@@ -78,10 +88,9 @@ class PrefixCache:
     def clear_below(self, slot: int) -> list[SlotCopy]:
         """Empty the free slots below `slot`, saving what they hold where there is room above."""
         copies = []
-        for low in sorted(self._free):
-            if low < slot and self.length(low):
-                copies += self._save(low, 0, low, above=slot)
-                self._free[low] = _NOTHING
+        for low in sorted(s for s, held in self._free.items() if s < slot and held.tokens):
+            copies += self._save(low, 0, low, above=slot)
+            self._free[low] = _NOTHING
         return copies
 
     def forget(self) -> None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence as Tokens
 from collections.abc import Set
 
-from edgellama.runtime.prefix_cache import Held, PrefixCache
+from edgellama.runtime.prefix_cache import SHORTEST, Held, PrefixCache
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.slots import SlotPool
@@ -100,7 +100,7 @@ class Scheduler:
             running = {
                 slot: Held(each.held, each.salt)
                 for slot, each in enumerate(self._by_slot)
-                if each is not None
+                if each is not None and _may_share(each, sequence)
             }
             sequence.cached, copies = self._prefixes.enter(
                 sequence.slot, sequence.prompt, sequence.salt, running
@@ -124,11 +124,8 @@ class Scheduler:
         if decode or prefill is not None:
             if decode:  # an idle row below another takes part, and the more it holds the longer
                 self._copies += self._prefixes.clear_below(decode[-1].slot)
-            lengths = (
-                self._prefixes.length(slot) if sequence is None else sequence.computed
-                for slot, sequence in enumerate(self._by_slot)
-            )
-            self._step = Step(decode, prefill, tuple(lengths), tuple(self._copies))
+            lengths = self._prefixes.lengths(self._pool.lengths)
+            self._step = Step(decode, prefill, lengths, tuple(self._copies))
             self._copies.clear()
         return self._step
 
@@ -207,3 +204,9 @@ class Scheduler:
             self._pool.free(sequence.slot)
             sequence.slot = None
         sequence.status = Status.FINISHED
+
+
+def _may_share(running: Sequence, entering: Sequence) -> bool:
+    """Whether it is worth collecting what a running sequence holds: its prompt begins the same."""
+    begin = running.prompt[:SHORTEST]
+    return running.computed >= SHORTEST and begin == entering.prompt[: len(begin)]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from edgellama.benchmark.peer import Seconds
+from edgellama.benchmark.peer import Peer, Seconds
 from edgellama.benchmark.peer_environment import Packages, PeerError
 from edgellama.benchmark.peer_folder import PeerFolder
 from edgellama.benchmark.peer_systems import SYSTEMS, PeerSystem
-from edgellama.benchmark.peer_work import GRIDS, PeerGrid
+from edgellama.benchmark.peer_work import GRIDS, PeerCell, PeerGrid
 from edgellama.benchmark.peers import measure_peers, measure_systems
 from edgellama.benchmark.report.peers_part import PeersPart
 from edgellama.benchmark.report.record import read_record
@@ -75,13 +75,39 @@ def test_each_system_runs_each_cell_in_each_round(folder: PeerFolder) -> None:
     assert str(folder.cache) not in json.dumps(found)
 
 
-def test_what_there_is_no_time_for_is_not_repeated(folder: PeerFolder) -> None:
-    late = time.monotonic()
-    systems = fake("edgellama"), fake("other")
-    found = measure_systems(systems, folder, 3, 5, 1, SECONDS, end=late)
+def test_what_there_is_no_time_for_is_not_repeated(
+    folder: PeerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgellama.benchmark.peers.affordable", lambda *_: set())
+    found = measure(folder, fake("edgellama"), fake("other"), rounds=3)
     assert found["rounds"] == 3 and len(found["rows"]) == 2 * CELLS
     assert {row["value"]["n"] for row in found["rows"]} == {1}
     assert {row["ratio_to_ours"]["n"] for row in rows_of(found, "other")} == {1}
+
+
+def test_a_slow_system_costs_its_own_share_of_the_time(
+    folder: PeerFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[tuple[str, int]] = []
+
+    def took(cell: PeerCell, peer: Peer) -> float:
+        peer.run(cell)
+        order.append((peer.system.name, cell.tokens))
+        return {"edgellama": 0.0, "other": 1e6}[peer.system.name]
+
+    monkeypatch.setattr("edgellama.benchmark.peers._seconds", took)
+    systems = fake("edgellama"), fake("other")
+    end = time.monotonic() + 1e5
+    found = measure_systems(systems, folder, 3, 5, 1, SECONDS, end=end)
+    ours, (theirs,) = ([n for name, n in order if name == s.name] for s in systems)
+    assert ours == sorted(ours) and len(ours) == CELLS and theirs == ours[0]
+    assert all(row["value"]["n"] == 3 for row in rows_of(found, "edgellama"))
+    rows = rows_of(found, "other")
+    left_out = [row["error"] for row in rows if "error" in row]
+    said = "other had no time left: smaller work took 1000000 s"
+    assert left_out == [said] * (CELLS - 1)
+    (measured,) = (row for row in rows if "value" in row)
+    assert measured["value"]["n"] == measured["ratio_to_ours"]["n"] == 1
 
 
 def test_a_ratio_is_of_the_rounds_that_both_have(

@@ -22,7 +22,7 @@ def run(*arguments: str) -> Result:
 def test_a_whole_run(engine: str, tmp_path: Path) -> None:
     counts = "--counts" if shutil.which("valgrind") else "--no-counts"
     out = tmp_path / "measured"
-    options = ("--rounds", "1", "--seconds", "0.2", "--lengths", "16/8", counts)
+    options = ("--rounds", "1", "--seconds", "0.2", "--lengths", "16/40", counts)
     done = run("all", engine, "--out", str(out), *options)
     assert done.exit_code == 0, done.output
     plots = {path.name for path in out.glob("*.png")}
