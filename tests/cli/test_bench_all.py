@@ -37,7 +37,7 @@ def test_a_whole_run(engine: str, tmp_path: Path) -> None:
     assert all(row["share"]["median"] > 0 for row in document["latency"]["steps"])
     page = (out / "report.html").read_text(encoding="utf-8")
     text = page.partition('<section id="document">')[0]
-    for words in ("Words", "read bandwidth", document["environment"]["cpu"]["model"]):
+    for words in ("Words", "read bandwidth", document["environment"]["cpu"]):
         assert words in text, words
     if document["counts"] is not None:
         assert document["counts"]["versions"]["valgrind"] in text
@@ -56,4 +56,4 @@ def test_what_cannot_be_done_is_said_before_the_work(engine: str, tmp_path: Path
     assert done.exit_code == 1 and "is no document of kind 'peers'" in done.stderr
     assert not out.exists()
     assert run("all", "absent").exit_code == 1
-    assert run("all", engine, "--seconds", "0").exit_code == 2
+    assert run("all", engine, "--seconds", "0").exit_code == 1
