@@ -49,10 +49,11 @@ def compile_kernels(
     what cannot be, and for what Triton or the assembler refuses.
     """
     orders = [_order(spec, sm, code, ptx_version) for spec in specs]
-    compiler = _compiler_version()
+    compiler = compiler_version()
     folder = cache if cache is not None else default_cache()
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{_key(order, compiler)}.zip" for order in orders]
+    sources = _sources()
+    paths = [folder / f"{_key(order, compiler, sources)}.zip" for order in orders]
     found = [_cached(path) for path in paths]
     missing = [index for index, each in enumerate(found) if each is None]
     done = len(found) - len(missing)
@@ -68,6 +69,12 @@ def compile_kernels(
             if progress is not None:
                 progress("compile kernels", done, len(found))
     return tuple(each for each in found if each is not None)
+
+
+def result_keys(specs: Sequence[KernelSpec], sm: int, *, code: str) -> list[str]:
+    """Return for each spec what names its result: a digest of all that it depends on."""
+    compiler, sources = compiler_version(), _sources()
+    return [_key(_order(spec, sm, code, None), compiler, sources) for spec in specs]
 
 
 def _compiled(
@@ -117,7 +124,8 @@ def _order(spec: KernelSpec, sm: int, code: str, ptx_version: tuple[int, int] | 
     return Order(spec, sm, code, number)
 
 
-def _compiler_version() -> str:
+def compiler_version() -> str:
+    """Return Triton's version; raises BuildError where it is not installed."""
     try:
         return version("triton")
     except PackageNotFoundError:
@@ -127,15 +135,19 @@ def _compiler_version() -> str:
         ) from None
 
 
-def _key(order: Order, compiler: str) -> str:
-    """Return the name of a result: everything that it depends on, the sources too."""
-    digest = sha256(compiler.encode())
-    digest.update(json.dumps(asdict(order)).encode())
+def _key(order: Order, compiler: str, sources: bytes) -> str:
+    """Return the name of a result: everything that it depends on."""
+    return sha256(compiler.encode() + json.dumps(asdict(order)).encode() + sources).hexdigest()
+
+
+def _sources() -> bytes:
+    """Return a digest of the kernels and of what compiles them."""
+    found = sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_bytes()
         if b"@triton.jit" in text or path.stem in _STEPS:
-            digest.update(path.name.encode() + b"\0" + text)
-    return digest.hexdigest()
+            found.update(path.name.encode() + b"\0" + text)
+    return found.digest()
 
 
 def _cached(path: Path) -> tuple[CompiledKernel, bytes] | None:

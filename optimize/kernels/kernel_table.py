@@ -1,6 +1,6 @@
-"""Print what every kernel takes on every GPU, as docs/measurements/kernels.md has it.
+"""What every kernel takes on every GPU, as docs/measurements/kernels.md has it.
 
-python -m edgellama.optimize.kernels.kernel_table
+python -m edgellama.optimize.kernels.kernel_table RECORD prints the table and writes the record.
 """
 
 from __future__ import annotations
@@ -87,7 +87,15 @@ def _cell(kernels: list[CompiledKernel]) -> str:
     return f"{registers}, {shared:.0f}, {code:.0f}"
 
 
-if __name__ == "__main__":
+def main(record: str) -> None:
+    """Print the table and write the record; the second of them finds most in the cache."""
+    from edgellama.optimize.kernels.kernel_record import make_record, write_record
+
     began = time.monotonic()
     print(table())
+    write_record(Path(record), make_record())
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -24,10 +24,8 @@ from edgellama.optimize.kernels.kernel_spec import (
     attention_specs,
     combine_spec,
 )
-from edgellama.optimize.kernels.kernel_table import compiled, specs
 from edgellama.optimize.kernels.tiles import (
     SHARED_LIMIT,
-    SHARED_OPT_IN,
     USES,
     WIDE,
     WIDE_HEAD_SIZES,
@@ -276,18 +274,6 @@ def test_a_spill_would_be_seen(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sm", PTX_SINCE)
-def test_every_kernel_of_every_llama(sm: int, tmp_path: Path) -> None:
-    """All compute capabilities together take three minutes on two cores."""
-    made = compiled(sm, tmp_path)
-    assert len(made) == len(list(specs(sm)))
-    for _, kernel in made:
-        assert kernel.spill_bytes == 0, f"{kernel.file} spills {kernel.spill_bytes} bytes"
-        assert kernel.shared_bytes <= SHARED_LIMIT, f"{kernel.file}: {kernel.shared_bytes} bytes"
-        assert kernel.sm == sm
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sm", PTX_SINCE)
 def test_the_oldest_ptx_says_every_kernel(sm: int, tmp_path: Path) -> None:
     wanted: list[KernelSpec] = []
     for dtype in ("fp16", "bf16"):
@@ -296,35 +282,3 @@ def test_the_oldest_ptx_says_every_kernel(sm: int, tmp_path: Path) -> None:
         wanted += int4_specs(dtype)
     made = compile_kernels(wanted, sm, code="ptx", ptx_version=PTX_SINCE[sm], cache=tmp_path)
     assert {kernel.ptx_version for kernel, _ in made} == {"{}.{}".format(*PTX_SINCE[sm])}
-
-
-def append_spec(shape: AttentionShape) -> KernelSpec:
-    """Return the launch that writes the caches before a wide attention."""
-    attention = attention_spec(shape, load_tiles(90).tile(WIDE, 64, "fp16"), 1, pieces=False)
-    names = ("qkv", "rows", "cos", "sin", "key_scale", "value_scale", "capacity")
-    names += ("present_key", "present_value")
-    constants = {"KV_HEADS": shape.kv_heads, "GROUP": shape.group, "D": shape.head_dim}
-    return replace(
-        attention,
-        module="edgellama.optimize.kernels.append_cache",
-        function="append_cache",
-        arguments={name: attention.arguments[name] for name in names},
-        aligned=names,
-        constants={**constants, "BLOCK_N": 32},
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("sm", PTX_SINCE)
-def test_what_the_launcher_uses_besides(sm: int, tmp_path: Path) -> None:
-    """Wide tiles, in the shared memory that a program may ask for, and the append before them."""
-    specs = []
-    for size in WIDE_HEAD_SIZES:
-        for kind in ("fp16", "int8", *(("fp8",) if sm >= FP8_SINCE else ())):
-            shape = AttentionShape(8, 4, size, "fp16", kind)
-            tile = load_tiles(sm).tile(WIDE, size, kind)
-            specs += [attention_spec(shape, tile, 1, pieces=False, append=False)]
-            specs += [append_spec(shape)]
-    for kernel, _ in compile_kernels(specs, sm, code="cubin", cache=tmp_path):
-        assert kernel.spill_bytes == 0, kernel.file
-        assert kernel.shared_bytes <= SHARED_OPT_IN[sm] * 1024, kernel.file
