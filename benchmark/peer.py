@@ -85,7 +85,7 @@ class Peer:
             times = self._run(cell.requests, self._seconds.cell)
             self._rates.setdefault(cell, []).append(cell.rate(times))
         except PeerError as error:
-            self._errors[cell] = f"{self.system.name} {error}"
+            self.leave_out(cell, str(error))
 
     def leave_out(self, cell: PeerCell, why: str) -> None:
         """Have an error in the place of a cell's rate."""

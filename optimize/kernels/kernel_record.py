@@ -2,11 +2,15 @@
 
 An entry is named by all that a result depends on, so the file says nothing of kernels, tiles or
 compilers that have changed since. Compiling all kernels anew takes minutes, reading takes none.
+
+python -m edgellama.optimize.kernels.kernel_record FILE prints the table and writes the record.
 """
 
 from __future__ import annotations
 
 import json
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +20,7 @@ from edgellama.optimize.kernels.attention_shape import AttentionShape
 from edgellama.optimize.kernels.compile import compile_kernels, compiler_version, result_keys
 from edgellama.optimize.kernels.kernel_files import CompiledKernel
 from edgellama.optimize.kernels.kernel_spec import KernelSpec, attention_spec
-from edgellama.optimize.kernels.kernel_table import specs
+from edgellama.optimize.kernels.kernel_table import specs, table
 from edgellama.optimize.kernels.tiles import (
     SHARED_LIMIT,
     SHARED_OPT_IN,
@@ -101,3 +105,15 @@ def read_record(path: Path) -> dict[str, Any]:
     """Read a record."""
     record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return record
+
+
+def main(file: str) -> None:
+    """Print the table and write the record, which finds most of its kernels in the cache."""
+    began = time.monotonic()
+    print(table())
+    write_record(Path(file), make_record())
+    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,12 +1,7 @@
-"""What every kernel takes on every GPU, as docs/measurements/kernels.md has it.
-
-python -m edgellama.optimize.kernels.kernel_table RECORD prints the table and writes the record.
-"""
+"""What every kernel takes on every GPU, as docs/measurements/kernels.md has it."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -85,17 +80,3 @@ def _cell(kernels: list[CompiledKernel]) -> str:
     shared = max(kernel.shared_bytes for kernel in kernels) / 1024
     code = max(kernel.code_bytes for kernel in kernels) / 1024
     return f"{registers}, {shared:.0f}, {code:.0f}"
-
-
-def main(record: str) -> None:
-    """Print the table and write the record; the second of them finds most in the cache."""
-    from edgellama.optimize.kernels.kernel_record import make_record, write_record
-
-    began = time.monotonic()
-    print(table())
-    write_record(Path(record), make_record())
-    print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

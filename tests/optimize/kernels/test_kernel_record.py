@@ -21,7 +21,7 @@ from edgellama.optimize.kernels.kernel_record import (
 from edgellama.profiles.kernels import PTX_SINCE
 
 FILE = Path(__file__).parents[3] / "docs" / "measurements" / "kernels.json"
-ANEW = f"python -m edgellama.optimize.kernels.kernel_table {FILE.relative_to(FILE.parents[2])}"
+ANEW = f"python -m edgellama.optimize.kernels.kernel_record {FILE.relative_to(FILE.parents[2])}"
 SAMPLE = 8  # one kernel of so many is compiled again
 
 
