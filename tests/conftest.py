@@ -22,6 +22,15 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Refuse cases out of a set: their order changes with the process, and two processes of
+    pytest-xdist must collect the same tests in the same order."""
+    for marker in metafunc.definition.iter_markers("parametrize"):
+        if any(isinstance(values, (set, frozenset)) for values in marker.args):
+            name = metafunc.definition.nodeid
+            raise pytest.UsageError(f"{name}: the cases of parametrize are a set; give a list")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real checkpoints, tokenizer and texts beside the repository; skips where they are absent."""

@@ -110,7 +110,7 @@ def test_inputs_that_fill_no_group_are_refused() -> None:
 
 
 @pytest.mark.parametrize("tile", TILES, ids=["one row", "16 rows", "64 rows"])
-@pytest.mark.parametrize("dtype", DTYPES.keys() & {"fp16", "bf16"})
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
 @pytest.mark.parametrize("rows", [1, 2, 7, 16, 17, 65])
 def test_the_kernel(rows: int, dtype: str, tile: LinearTile) -> None:
     x, codes, scales = draw(rows, 40, 640, dtype, seed=rows)
