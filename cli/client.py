@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,26 @@ def command() -> None:
     """Talk to a server."""
 
 
+def order_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Add `order`: what the server may share with and put before other requests."""
+
+    @click.option("--priority", type=int, help="The greater starts first; -100 to 100.")
+    @click.option("--tenant", help="Tenants of the same priority get the same share.")
+    @click.option("--cache-salt", help="Prompts share what is cached with those of the same salt.")
+    @functools.wraps(verb)
+    def wrapped(
+        *args: Any,
+        priority: int | None,
+        tenant: str | None,
+        cache_salt: str | None,
+        **others: Any,
+    ) -> None:
+        order = {"priority": priority, "tenant": tenant, "cache_salt": cache_salt}
+        verb(*args, order=order, **others)
+
+    return wrapped
+
+
 def server_options(verb: Callable[..., None]) -> Callable[..., None]:
     """Add `--target` and `--timeout`."""
     target = click.option("--target", required=True, help="HOST:PORT of the server.")
@@ -44,6 +65,7 @@ def server_options(verb: Callable[..., None]) -> Callable[..., None]:
 @prompt_options
 @sampling_options
 @logprobs_option
+@order_options
 def generate(
     target: str,
     timeout: float,
@@ -51,6 +73,7 @@ def generate(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    order: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Generate one answer on a server."""
@@ -65,7 +88,7 @@ def generate(
     else:
         assert prompt.chat is not None
         given = [ChatMessage("user", prompt.chat)]
-    options = _options(sampling, stop)
+    options = _options(sampling, stop, order)
     options["top_logprobs"] = logprobs
     with Client(target) as client:
         if as_json or logprobs is not None:
@@ -80,12 +103,14 @@ def generate(
 @server_options
 @click.option("--system", help="Instructions before the first message.")
 @sampling_options
+@order_options
 def chat(
     target: str,
     timeout: float,
     system: str | None,
     sampling: dict[str, Any],
     stop: Stop,
+    order: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Talk with a server; each line of standard input is a message, an empty line ends it."""
@@ -97,7 +122,8 @@ def chat(
     with Client(target) as client:
         for message in turns(sys.stdin):
             messages.append(ChatMessage("user", message))
-            with client.stream(messages, timeout=timeout, **_options(sampling, stop)) as stream:
+            options = _options(sampling, stop, order)
+            with client.stream(messages, timeout=timeout, **options) as stream:
                 if as_json:
                     text = "".join(delta.text for delta in stream)
                     answers.append(as_document(stream.completion()))
@@ -127,9 +153,9 @@ def info(target: str, timeout: float, as_json: bool) -> None:
         click.echo(f"{name:<24} {text}")
 
 
-def _options(sampling: dict[str, Any], stop: Stop) -> GenerateOptions:
+def _options(sampling: dict[str, Any], stop: Stop, order: dict[str, Any]) -> GenerateOptions:
     """Return the client's keyword arguments; only what was given, so the server's defaults hold."""
-    options: GenerateOptions = {**sampling}  # type: ignore[typeddict-item]
+    options: GenerateOptions = {**sampling, **order}  # type: ignore[typeddict-item]
     if stop.max_new_tokens is not None:
         options["max_new_tokens"] = stop.max_new_tokens
     options["min_new_tokens"] = stop.min_new_tokens

@@ -30,8 +30,19 @@ from edgellama.cli.verb import Verb, print_json
     callback=seconds,
     help="Seconds to drain.",
 )
+@click.option(
+    "--preempt",
+    is_flag=True,
+    help="Let a waiting request take the slot of a running one of lower priority.",
+)
 def command(
-    engine: str, host: str, port: int, threads: int | None, grace: float, as_json: bool
+    engine: str,
+    host: str,
+    port: int,
+    threads: int | None,
+    grace: float,
+    preempt: bool,
+    as_json: bool,
 ) -> None:
     """Serve ENGINE, a directory or the name of a built profile, until SIGTERM or Ctrl-C.
 
@@ -49,7 +60,7 @@ def command(
         else:
             click.echo(f"serving {directory} on {address}")
 
-    with Engine.load(directory, threads=threads) as loaded:
+    with Engine.load(directory, threads=threads, preempt=preempt) as loaded:
         completed = serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
     if not completed:
         click.echo(f"stopped with calls in flight after {grace:g} s of grace", err=True)

@@ -45,6 +45,8 @@ class GenerateOptions(TypedDict, total=False):
     add_generation_prompt: bool | None
     request_id: str | None
     cache_salt: str | None
+    priority: int | None
+    tenant: str | None
 
 
 # Option -> where it goes in GenerationSpec.
@@ -71,6 +73,8 @@ _FIELDS = {
     "add_generation_prompt": "chat.add_generation_prompt",
     "request_id": "request_id",
     "cache_salt": "cache_salt",
+    "priority": "priority",
+    "tenant": "tenant",
 }
 
 

@@ -139,6 +139,8 @@ def request_from_wire(
         request_id=request_id,
         skip_special_tokens=not spec.want.special_tokens,
         cache_salt=spec.cache_salt,
+        priority=spec.priority,
+        tenant=spec.tenant,
     )
 
 

@@ -162,18 +162,28 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Limits:
-    """Serving limits: sequences in flight, tokens a sequence may hold, tokens a prefill chunk."""
+    """Serving limits: sequences in flight, tokens a sequence may hold, tokens a prefill chunk.
+
+    `step_tokens` bounds what a step computes in all: one token of every running sequence, and then
+    of a chunk what is left. None leaves it at `slots + prefill_chunk`.
+    """
 
     slots: int
     capacity: int
     prefill_chunk: int
     max_queue: int
+    step_tokens: int | None = None
 
     def __post_init__(self) -> None:
         require_at_least("limits.slots", self.slots, 1)
         require_at_least("limits.capacity", self.capacity, 2)
         require_at_least("limits.prefill_chunk", self.prefill_chunk, 1)
         require_at_least("limits.max_queue", self.max_queue, 1)
+        if self.step_tokens is not None and self.step_tokens <= self.slots:
+            raise ProfileError(
+                f"limits.step_tokens is {self.step_tokens}; it must be > limits.slots "
+                f"({self.slots}), so that a prompt goes on beside running sequences"
+            )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ class Engine:
         codec: TextCodec,
         limits: Limits,
         manifest: Manifest | None = None,
+        *,
+        preempt: bool = False,
     ) -> None:
         if limits.slots > backend.slots:
             raise EngineError(
@@ -51,18 +53,31 @@ class Engine:
         self._manifest = manifest
         self._sampler = Sampler(backend.vocab_size)
         self._capacity = min(limits.capacity, backend.capacity)
-        scheduler = Scheduler(limits.slots, self._capacity, limits.prefill_chunk, limits.max_queue)
+        scheduler = Scheduler(
+            limits.slots,
+            self._capacity,
+            limits.prefill_chunk,
+            limits.max_queue,
+            step_tokens=limits.step_tokens,
+            preempt=preempt,
+        )
         self._loop = StepLoop(backend, codec, self._sampler, scheduler)
         self._is_closed = False
         self._closing = threading.Lock()
 
     @classmethod
     def load(
-        cls, directory: Path, *, threads: int | None = None, check_files: bool = True
+        cls,
+        directory: Path,
+        *,
+        threads: int | None = None,
+        check_files: bool = True,
+        preempt: bool = False,
     ) -> Engine:
         """Open an engine directory; `check_files` compares every file with its sha256 first.
 
-        `threads` None takes the profile's. Raises EngineError.
+        `threads` None takes the profile's. With `preempt` a waiting request takes the slot of a
+        running one of lower priority. Raises EngineError.
         """
         # Imported here so that the engine itself does not need tokenizers.
         from edgellama.runtime.text import TextCodec
@@ -72,7 +87,7 @@ class Engine:
             compare_files(directory, manifest)
         codec = TextCodec.load(directory)
         backend = load_backend(directory, manifest, threads=threads)
-        return cls(backend, codec, manifest.profile.limits, manifest)
+        return cls(backend, codec, manifest.profile.limits, manifest, preempt=preempt)
 
     def __enter__(self) -> Engine:
         return self
@@ -120,7 +135,14 @@ class Engine:
         banned = (*eos, *request.stop.token_ids) if request.stop.min_new_tokens else ()
         self._sampler.check(request.sampling, banned)
         request_id = request.request_id or uuid.uuid4().hex
-        sequence = Sequence(request_id, request.prompt_ids, max_new_tokens, request.cache_salt)
+        sequence = Sequence(
+            request_id,
+            request.prompt_ids,
+            max_new_tokens,
+            salt=request.cache_salt,
+            priority=request.priority,
+            tenant=request.tenant,
+        )
         generation = Generation(request, sequence, listener)
         self._loop.add(generation)
         return request_id

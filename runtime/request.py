@@ -13,6 +13,8 @@ MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_CACHE_SALT_CHARS = 128
+MAX_TENANT_CHARS = 128
+MAX_PRIORITY = 100
 
 
 class InvalidRequestError(ValueError):
@@ -55,6 +57,11 @@ def _bounded(field: str, value: float, low: float, high: float, *, open_low: boo
         ends = (end if isinstance(end, int) else f"{end:g}" for end in (low, high))
         bound = f"{'(' if open_low else '['}{', '.join(map(str, ends))}]"
         raise InvalidRequestError(field, f"is {value!r}; it must be in {bound}")
+
+
+def _short(field: str, value: str, limit: int) -> None:
+    if len(value) > limit:
+        raise InvalidRequestError(field, f"has {len(value)} characters; at most {limit}")
 
 
 def _whole(field: str, value: int | None) -> None:
@@ -156,7 +163,9 @@ class Request:
     `top_logprobs` None reports no log-probabilities, 0 those of the chosen tokens only, n > 0 also
     the n most likely tokens at each position. `request_id` "" lets the engine mint one. A prompt
     takes what the cache holds of its beginning from requests of the same `cache_salt` only: with
-    one for each tenant nobody can tell by the time to a first token what others have asked.
+    one for each tenant nobody can tell by the time to a first token what others have asked. Of
+    those that wait the greatest `priority`, in [-100, 100], goes first, and of the same one the
+    `tenant` that was served least.
     """
 
     prompt_ids: tuple[int, ...]
@@ -166,6 +175,8 @@ class Request:
     request_id: str = ""
     skip_special_tokens: bool = True
     cache_salt: str = ""
+    priority: int = 0
+    tenant: str = ""
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -175,11 +186,10 @@ class Request:
             raise InvalidRequestError(
                 "top_logprobs", f"is {self.top_logprobs}; it must be in [0, {MAX_LOGPROBS}]"
             )
-        if len(self.cache_salt) > MAX_CACHE_SALT_CHARS:
-            raise InvalidRequestError(
-                "cache_salt",
-                f"has {len(self.cache_salt)} characters; at most {MAX_CACHE_SALT_CHARS}",
-            )
+        _short("cache_salt", self.cache_salt, MAX_CACHE_SALT_CHARS)
+        _whole("priority", self.priority)
+        _bounded("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
+        _short("tenant", self.tenant, MAX_TENANT_CHARS)
 
 
 @dataclass(frozen=True)

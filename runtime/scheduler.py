@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence as Tokens
 from collections.abc import Set
 
+from edgellama.runtime.fair_share import FairShare
+from edgellama.runtime.preemption import choose_victim
+from edgellama.runtime.prefill_order import PrefillOrder
 from edgellama.runtime.prefix_cache import SHORTEST, Held, PrefixCache
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.slots import SlotPool
 from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
+from edgellama.runtime.waiting_queue import WaitingQueue
 
 
 class Scheduler:
-    """Admits in order of arrival, decodes every running sequence in every step.
+    """Gives slots by priority and fair share, decodes every running sequence in every step.
 
-    Beside the decode rows a step carries at most one chunk, of at most `prefill_chunk` tokens, of
-    the prompt admitted first; so a long prompt delays the running rows by one chunk a step, and
-    running rows never hold a prompt back. Nothing is evicted: `prompt + max_new_tokens` of every
-    sequence is at most `capacity`, so an admitted sequence always runs to its end. (The last token
-    is never fed back, so a slot in use always has its last position to spare.) An admitted prompt
-    begins behind the longest prefix of it that some slot holds.
+    Beside the decode rows a step carries at most one chunk of one prompt, of at most
+    `prefill_chunk` tokens and what the rows leave of `step_tokens`; so a long prompt delays the
+    running rows by one chunk a step, and running rows never hold a prompt back.
+
+    Nothing is evicted: `prompt + max_new_tokens` of every sequence is at most `capacity`, so an
+    admitted sequence always runs to its end. (The last token is never fed back, so a slot in use
+    always has its last position to spare.) Only with `preempt` a waiting sequence takes the slot of
+    a running one of lower priority, MAX_PREEMPTIONS times at most of each: it waits again at the
+    place of its arrival, and what its slot held is computed again where no other slot keeps it.
+    An admitted prompt begins behind the longest prefix of it that some slot holds.
 
     One step at a time: `admit`, `schedule`, then `update` with the tokens; not thread-safe.
     """
 
-    def __init__(self, slots: int, capacity: int, prefill_chunk: int, max_queue: int) -> None:
+    def __init__(
+        self,
+        slots: int,
+        capacity: int,
+        prefill_chunk: int,
+        max_queue: int,
+        *,
+        step_tokens: int | None = None,
+        preempt: bool = False,
+    ) -> None:
+        if step_tokens is not None and step_tokens <= slots:
+            raise ValueError(f"step_tokens is {step_tokens}; it must be > slots ({slots})")
         self.capacity = capacity
         self.prefill_chunk = prefill_chunk
         self.max_queue = max_queue
+        self.step_tokens = step_tokens
+        self.preempt = preempt
+        self.preemptions = 0  # since it was made
         self._pool = SlotPool(slots)
         self._prefixes = PrefixCache(slots)
         self._copies: list[SlotCopy] = []  # for the next step
         self._by_slot: list[Sequence | None] = [None] * slots
         self._by_id: dict[str, Sequence] = {}
-        self._waiting: deque[Sequence] = deque()
-        self._prefilling: deque[Sequence] = deque()  # by admission; chunks go to the first
+        self._shares = FairShare()
+        self._waiting = WaitingQueue(self._shares)
+        self._prefilling = PrefillOrder()
         self._step: Step | None = None  # scheduled, not yet updated
 
     @property
@@ -70,7 +92,8 @@ class Scheduler:
                 f"limits.max_queue is {self.max_queue}; try again later"
             )
         self._by_id[sequence.id] = sequence
-        self._waiting.append(sequence)
+        self._shares.enter(sequence.tenant)
+        self._waiting.add(sequence)
 
     def cancel(self, sequence_id: str) -> Sequence | None:
         """Drop a sequence between two steps and free its slot; None when there is none."""
@@ -91,26 +114,13 @@ class Scheduler:
         return dropped
 
     def admit(self) -> list[Sequence]:
-        """Give free slots to waiting sequences, first come first served; returns those."""
-        admitted = []
-        while self._waiting and self._pool.num_free:
-            sequence = self._waiting.popleft()
-            sequence.slot = self._pool.allocate()
-            sequence.status = Status.PREFILLING
-            running = {
-                slot: Held(each.held, each.salt)
-                for slot, each in enumerate(self._by_slot)
-                if each is not None and _may_share(each, sequence)
-            }
-            sequence.cached, copies = self._prefixes.enter(
-                sequence.slot, sequence.prompt, sequence.salt, running
-            )
-            self._copies += copies
-            self._by_slot[sequence.slot] = sequence
-            self._advance(sequence, sequence.cached)
-            self._prefilling.append(sequence)
+        """Give free slots to waiting sequences; returns those that had none before."""
+        admitted: list[Sequence] = []
+        while self._waiting and (self._pool.num_free or self._preempt(admitted)):
+            sequence = self._waiting.pop()
+            self._enter(sequence)
             admitted.append(sequence)
-        return admitted
+        return [sequence for sequence in admitted if not sequence.preempted]
 
     def schedule(self) -> Step | None:
         """Return the next step over the admitted sequences; None when there are none."""
@@ -120,7 +130,7 @@ class Scheduler:
             for slot, sequence in enumerate(self._by_slot)
             if sequence is not None and sequence.status is Status.DECODING
         )
-        prefill = self._next_chunk()
+        prefill = self._next_chunk(len(decode))
         if decode or prefill is not None:
             if decode:  # an idle row below another takes part, and the more it holds the longer
                 self._copies += self._prefixes.clear_below(decode[-1].slot)
@@ -142,13 +152,15 @@ class Scheduler:
         assert len(tokens) == step.num_logits, (len(tokens), step.num_logits)
         self._step = None
         drawn = self.sequences(step)
-        for row in step.decode:
-            self._advance(self._in(row.slot), 1)
+        for sequence in drawn[: len(step.decode)]:
+            self._advance(sequence, 1)
+            self._shares.charge(sequence.tenant, 1)
         if step.prefill is not None:
             sequence = self._in(step.prefill.slot)
             self._advance(sequence, len(step.prefill.tokens))
-            if step.prefill.is_last:
-                self._prefilling.popleft()
+            self._shares.charge(sequence.tenant, len(step.prefill.tokens))
+            if sequence.computed == sequence.to_compute:
+                self._prefilling.remove(sequence)
                 sequence.status = Status.DECODING
         for sequence, token in zip(drawn, tokens, strict=True):
             sequence.output.append(token)
@@ -160,6 +172,7 @@ class Scheduler:
     def check(self) -> None:
         """Check that slots, queues and sequences agree."""
         self._pool.check()
+        self._shares.check()
         held = [sequence for sequence in self._by_slot if sequence is not None]
         assert len(held) == self.num_running
         for slot, sequence in enumerate(self._by_slot):
@@ -171,14 +184,56 @@ class Scheduler:
         assert len(held) + len(self._waiting) == len(self._by_id)
         assert {s.id for s in self._prefilling} == {s.id for s in held if s.is_prefilling}
 
-    def _next_chunk(self) -> PrefillChunk | None:
-        if not self._prefilling:
+    def _enter(self, sequence: Sequence) -> None:
+        """Give a free slot to a sequence, with what the slots hold of it."""
+        sequence.slot = self._pool.allocate()
+        running = {
+            slot: Held(each.held, each.salt)
+            for slot, each in enumerate(self._by_slot)
+            if each is not None and _may_share(each, sequence)
+        }
+        tokens = (*sequence.prompt, *sequence.output)  # never cached: the newest
+        sequence.to_compute = max(len(sequence.prompt), len(tokens) - 1)
+        cached, copies = self._prefixes.enter(sequence.slot, tokens, sequence.salt, running)
+        self._copies += copies
+        self._by_slot[sequence.slot] = sequence
+        self._advance(sequence, cached)
+        if not sequence.preempted:
+            sequence.cached = cached
+        if sequence.computed == sequence.to_compute:  # nothing of what it lost is missing
+            sequence.status = Status.DECODING
+        else:
+            sequence.status = Status.PREFILLING
+            self._prefilling.add(sequence)
+
+    def _preempt(self, admitted: list[Sequence]) -> bool:
+        """Free a slot for the first in the queue, where it may take one; says whether it did."""
+        if not self.preempt:
+            return False
+        running = (each for each in self._by_slot if each is not None and each not in admitted)
+        victim = choose_victim(self._waiting.first(), running)
+        if victim is None:
+            return False
+        self._leave_slot(victim)
+        victim.status, victim.computed = Status.WAITING, 0
+        victim.preempted += 1
+        self.preemptions += 1
+        self._waiting.put_back(victim)
+        return True
+
+    def _next_chunk(self, rows: int) -> PrefillChunk | None:
+        sequence = self._prefilling.take()
+        if sequence is None:
             return None
-        sequence = self._prefilling[0]
         assert sequence.slot is not None
-        start = sequence.computed
-        tokens = sequence.prompt[start : start + self.prefill_chunk]
-        is_last = start + len(tokens) == len(sequence.prompt)
+        size = self.prefill_chunk
+        if self.step_tokens is not None:
+            size = min(size, self.step_tokens - rows)
+        start, end = sequence.computed, sequence.to_compute
+        tokens = sequence.prompt[start : start + size]
+        if sequence.output:
+            tokens = (*sequence.prompt, *sequence.output)[start : min(start + size, end)]
+        is_last = start + len(tokens) == end and not sequence.output
         return PrefillChunk(sequence.slot, tokens, start, is_last)
 
     def _in(self, slot: int) -> Sequence:
@@ -194,16 +249,21 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         del self._by_id[sequence.id]
-        if sequence.status is Status.WAITING:
+        if sequence.slot is None:
             self._waiting.remove(sequence)
-        elif sequence.status is Status.PREFILLING:
-            self._prefilling.remove(sequence)
-        if sequence.slot is not None:
-            self._by_slot[sequence.slot] = None
-            self._prefixes.leave(sequence.slot, sequence.held, sequence.salt)
-            self._pool.free(sequence.slot)
-            sequence.slot = None
+        else:
+            self._leave_slot(sequence)
+        self._shares.leave(sequence.tenant)
         sequence.status = Status.FINISHED
+
+    def _leave_slot(self, sequence: Sequence) -> None:
+        assert sequence.slot is not None
+        if sequence.is_prefilling:
+            self._prefilling.remove(sequence)
+        self._by_slot[sequence.slot] = None
+        self._prefixes.leave(sequence.slot, sequence.held, sequence.salt)
+        self._pool.free(sequence.slot)
+        sequence.slot = None
 
 
 def _may_share(running: Sequence, entering: Sequence) -> bool:

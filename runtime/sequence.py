@@ -7,10 +7,10 @@ from enum import Enum
 
 
 class Status(Enum):
-    """Where a sequence is; it only ever moves down this list."""
+    """Where a sequence is; it moves down this list, and back to its top only by preemption."""
 
     WAITING = "waiting"  # in the queue, no slot
-    PREFILLING = "prefilling"  # holds a slot, prompt not wholly computed
+    PREFILLING = "prefilling"  # holds a slot, not wholly computed
     DECODING = "decoding"  # holds a slot, one token a step
     FINISHED = "finished"  # slot given back
 
@@ -20,7 +20,8 @@ class Sequence:
     """Mutable state of one request; only the scheduler changes it.
 
     It shares prefixes with sequences of the same `salt` alone; `cached` is how many tokens of its
-    prompt it found computed when it was admitted.
+    prompt it found computed when it was first admitted. The greater `priority` goes first, and of
+    the same the `tenant` that was served least.
 
     The cache of `slot` holds the positions `[0, computed)` of `prompt + output`. The newest output
     token is always outside: it is what the next step feeds.
@@ -30,11 +31,17 @@ class Sequence:
     prompt: tuple[int, ...]
     max_new_tokens: int
     salt: str = ""
+    priority: int = 0
+    tenant: str = ""
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     computed: int = 0
+    to_compute: int = 0  # before it decodes: its prompt, and what it had put out but the newest
     cached: int = 0
     status: Status = Status.WAITING
+    arrival: int = 0  # its number in the order of arrival
+    overtaken: int = 0  # later arrivals that got a slot while it waited
+    preempted: int = 0  # times that it lost its slot
 
     @property
     def length(self) -> int:
@@ -47,13 +54,8 @@ class Sequence:
         return (*self.prompt, *self.output)[: self.computed]
 
     @property
-    def remaining_prompt(self) -> int:
-        """Prompt tokens `[computed, len(prompt))` that no step has fed yet."""
-        return max(0, len(self.prompt) - self.computed)
-
-    @property
     def is_prefilling(self) -> bool:
-        """Whether a slot is held and prompt tokens are left."""
+        """Whether a slot is held and chunks are still to come."""
         return self.status is Status.PREFILLING
 
     @property

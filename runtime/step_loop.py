@@ -35,7 +35,9 @@ class EngineStats:
     """Requests and slots now, and totals since the load.
 
     Of the prompts, `prompt_tokens` were computed and `cached_prompt_tokens` found in the cache.
-    `run_seconds` is the part of `seconds.backend` in which the model itself ran.
+    `preemptions` counts the slots that running requests lost to others; what is computed again for
+    it is in `prompt_tokens` again. `run_seconds` is the part of `seconds.backend` in which the
+    model itself ran.
     """
 
     running: int
@@ -45,6 +47,7 @@ class EngineStats:
     prompt_tokens: int
     cached_prompt_tokens: int
     output_tokens: int
+    preemptions: int
     seconds: StepSeconds
     run_seconds: float
 
@@ -124,6 +127,7 @@ class StepLoop:
                 prompt_tokens=self._prompt_tokens,
                 cached_prompt_tokens=self._cached_prompt_tokens,
                 output_tokens=self._output_tokens,
+                preemptions=self._scheduler.preemptions,
                 seconds=replace(self._seconds),
                 run_seconds=self._backend.run_seconds,
             )

@@ -81,6 +81,23 @@ def test_a_conversation_over_the_wire(target: str, engine: str) -> None:
     assert both[0] == both[1], "what was cached before is the server's business"
 
 
+def test_a_salt_over_the_wire_keeps_what_is_cached_apart(target: str) -> None:
+    asked = ("--prompt", "what is asked more than once", "--max-new-tokens", "2", "--json")
+    found = []
+    for salt in ("a", "a", "b"):
+        order = ("--cache-salt", salt, "--tenant", "t", "--priority", "3")
+        done = run("client", "generate", "--target", target, *asked, *order)
+        found.append(json.loads(done.stdout)["usage"]["cached_prompt_tokens"])
+    assert found[0] == found[2] == 0 < found[1]
+
+
+@pytest.mark.parametrize(("option", "value"), [("--priority", "101"), ("--tenant", "t" * 129)])
+def test_an_order_out_of_bounds_is_one_line(target: str, option: str, value: str) -> None:
+    done = run("client", "generate", "--target", target, "--prompt", "a", option, value)
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"error: {option[2:]}: ")
+
+
 def test_info_describes_the_model(target: str) -> None:
     document = json.loads(run("client", "info", "--target", target, "--json").stdout)
     assert document["vocab_size"] == 258

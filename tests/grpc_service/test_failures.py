@@ -53,6 +53,9 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"request_id": "a b"}, "request_id"),
         ({"request_id": "a" * 129}, "request_id"),
         ({"cache_salt": "a" * 129}, "cache_salt"),
+        ({"tenant": "a" * 129}, "tenant"),
+        ({"priority": 101}, "priority"),
+        ({"priority": 2**31}, "priority"),  # refused on this side
         ({"top_k": -1}, "sampling.top_k"),  # refused on this side: the wire cannot carry it
         ({"seed": 2**64}, "sampling.seed"),
         ({"stop": "not a list"}, "stop.strings"),

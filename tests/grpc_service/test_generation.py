@@ -62,7 +62,7 @@ async def test_every_option_reaches_the_engine(client, engine):
         presence_penalty=-0.5, frequency_penalty=0.25, seed=2**64 - 1, logit_bias={7: -2.5},
         max_new_tokens=9, min_new_tokens=2, stop=["a", "zz"], stop_token_ids=[4], keep_match=True,
         ignore_eos=True, special_tokens=True, top_logprobs=2, request_id="mine-1",
-        cache_salt="tenant",
+        cache_salt="salt", priority=-3, tenant="tenant",
     )  # fmt: skip
     request = engine.requests[-1]
     assert request.sampling == Sampling(
@@ -73,7 +73,7 @@ async def test_every_option_reaches_the_engine(client, engine):
     assert (stop.strings, stop.token_ids) == (("a", "zz"), (4,))
     assert stop.keep_match and stop.ignore_eos
     assert (request.top_logprobs, request.request_id) == (2, "mine-1")
-    assert request.cache_salt == "tenant"
+    assert (request.cache_salt, request.priority, request.tenant) == ("salt", -3, "tenant")
     assert request.skip_special_tokens is False
 
 

@@ -46,6 +46,11 @@ WRONG = (
     ("slots = 4", "slots = 0", "limits.slots is 0; it must be >= 1"),
     ("capacity = 128", "capacity = 1", "limits.capacity is 1; it must be >= 2"),
     ("prefill_chunk = 32", "prefill_chunk = 0", "limits.prefill_chunk is 0; it must be >= 1"),
+    (
+        "slots = 4",
+        "slots = 4\nstep_tokens = 4",
+        "limits.step_tokens is 4; it must be > limits.slots (4)",
+    ),
     ("max_queue = 8", "max_queue = -1", "limits.max_queue is -1; it must be >= 1"),
     ("memory_gib = 1", "memory_gib = 0", "device.memory_gib is 0.0; it must be > 0"),
     ("memory_gib = 1", "memory_gib = nan", "device.memory_gib is nan; it must be > 0 and finite"),

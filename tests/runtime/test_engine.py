@@ -144,10 +144,15 @@ def make() -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
     def make_engine(
-        slots: int = 4, max_queue: int = 64, codec: LetterCodec | None = None
+        slots: int = 4,
+        max_queue: int = 64,
+        codec: LetterCodec | None = None,
+        step_tokens: int | None = None,
+        preempt: bool = False,
     ) -> Engine:
-        limits = Limits(slots, CAPACITY, CHUNK, max_queue)
-        engines.append(Engine(HistoryBackend(slots), codec or LetterCodec(), limits))
+        limits = Limits(slots, CAPACITY, CHUNK, max_queue, step_tokens)
+        backend = HistoryBackend(slots)
+        engines.append(Engine(backend, codec or LetterCodec(), limits, preempt=preempt))
         return engines[-1]
 
     yield make_engine
@@ -288,6 +293,55 @@ def test_prompts_that_share_a_beginning_equal_their_solo_runs(make: Callable[...
         assert result == replace(expected, timing=result.timing, usage=result.usage)
     assert cached == engine.stats().cached_prompt_tokens > 100
     assert any(step.copies for step in engine._backend.steps)
+
+
+def test_requests_that_lose_their_slots_equal_their_solo_runs(make: Callable[..., Engine]) -> None:
+    draw = np.random.default_rng(2)
+    requests = [
+        Request(
+            tuple(draw.integers(0, VOCAB, draw.integers(1, 20)).tolist()),
+            Sampling(temperature=0.8, seed=i, repetition_penalty=1.2),
+            Stop(max_new_tokens=int(draw.integers(1, 20))),
+            request_id=f"r{i}",
+            priority=i // 8 - 2,  # the later the more urgent
+            tenant="xyz"[i % 3],
+        )
+        for i in range(40)
+    ]
+    solo = [make(slots=1).generate(one) for one in requests]
+    engine = make(slots=3, step_tokens=5, preempt=True)
+    recorders = []
+    for one in requests:
+        steps = engine.stats().steps
+        recorders.append(Recorder())
+        engine.submit(one, recorders[-1])
+        until = time.monotonic() + WAIT
+        while engine.stats().steps < steps + 2 and time.monotonic() < until:
+            time.sleep(0.0005)  # they arrive while others run
+    for expected, recorder in zip(solo, recorders, strict=True):
+        result = recorder.result()
+        assert result == replace(expected, timing=result.timing, usage=result.usage)
+        assert sum(isinstance(event, Admission) for event in recorder.events) == 1
+    stats = engine.stats()
+    assert stats.preemptions > 0
+    assert stats.output_tokens == sum(len(one.token_ids) for one in solo)
+    steps = engine._backend.steps
+    assert max(len(s.decode) + len(s.prefill.tokens if s.prefill else ()) for s in steps) <= 5
+
+
+def test_the_greater_priority_starts_first(make: Callable[..., Engine]) -> None:
+    engine, recorders = make(slots=1), {}
+    engine._backend.gate.clear()
+    first = Recorder()
+    engine.submit(request(3, 4), first)
+    assert first.admitted.wait(WAIT)
+    for priority in (0, 2, 1):
+        recorders[priority] = Recorder()
+        engine.submit(replace(request(3, 4), priority=priority), recorders[priority])
+    engine._backend.gate.set()
+    waits = {priority: recorder.end().timing.queue for priority, recorder in recorders.items()}
+    assert waits[2] < waits[1] < waits[0]
+    assert engine.stats().preemptions == 0
 
 
 def test_a_request_joins_a_running_one(make: Callable[..., Engine]) -> None:

@@ -18,6 +18,7 @@ from edgellama.runtime.request import InvalidRequestError, Request, Sampling, St
         (Stop, "max_new_tokens", 2.5),
         (Stop, "min_new_tokens", 0.5),
         (Request, "top_logprobs", 1.5),
+        (Request, "priority", 0.5),
         (Stop, "max_new_tokens", "8"),
     ],
 )
@@ -50,6 +51,21 @@ def test_a_sampling_rule_out_of_bounds_is_refused(name: str, bad: float) -> None
     with pytest.raises(InvalidRequestError, match="it must be in") as caught:
         Sampling(**{name: bad})  # type: ignore[arg-type]
     assert caught.value.field == f"sampling.{name}"
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "text"),
+    [
+        ("priority", 101, r"is 101; it must be in \[-100, 100\]"),
+        ("priority", -101, r"is -101; it must be in \[-100, 100\]"),
+        ("tenant", "a" * 129, "has 129 characters; at most 128"),
+        ("cache_salt", "a" * 129, "has 129 characters; at most 128"),
+    ],
+)
+def test_what_orders_requests_has_bounds(name: str, bad: Any, text: str) -> None:
+    with pytest.raises(InvalidRequestError, match=text) as caught:
+        Request((1,), **{name: bad})
+    assert caught.value.field == name
 
 
 def test_a_whole_limit_is_told_whole() -> None:

@@ -67,22 +67,21 @@ def test_a_request_joins_between_two_steps_and_reuses_a_slot_at_once() -> None:
     assert step.lengths == (0,)
 
 
-def test_decode_rows_run_beside_the_chunk_of_the_oldest_prompt() -> None:
+def test_decode_rows_run_beside_the_chunk_of_the_shortest_prompt() -> None:
     scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE)
     scheduler.add(sequence("a", 2, 5))
     step = next_step(scheduler)
     scheduler.update(step, [7], set())
     scheduler.add(sequence("b", 6))
     scheduler.add(sequence("c", 1))
-    for chunk in ((100, 101, 102, 103), (104, 105)):
+    for slot, chunk in ((2, (100,)), (1, (100, 101, 102, 103)), (1, (104, 105))):
         step = next_step(scheduler)
-        assert [row.slot for row in step.decode] == [0]
-        assert step.prefill is not None and step.prefill.slot == 1
+        assert step.decode[0].slot == 0
+        assert step.prefill is not None and step.prefill.slot == slot
         assert step.prefill.tokens == chunk
-        scheduler.update(step, [7] * step.num_logits, set())
+        scheduler.update(step, [7] * step.num_logits, {"c"})
     step = next_step(scheduler)
-    assert [row.slot for row in step.decode] == [0, 1]
-    assert step.prefill is not None and step.prefill.slot == 2
+    assert [row.slot for row in step.decode] == [0, 1] and step.prefill is None
 
 
 def test_the_queue_is_bounded_beyond_the_free_slots() -> None:
@@ -156,6 +155,7 @@ class Expected:
     fed: list[int] = field(default_factory=list)
     output: list[int] = field(default_factory=list)
     slot: int | None = None
+    passed: int = 0  # chunks in a row that others got while it was the oldest
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -213,11 +213,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         owners = [before[row.slot] for row in step.decode]
         for row in step.decode:
             before[row.slot].fed.append(row.token)
-        # The chunk: the next tokens of the prompt that arrived first.
+        # The chunk: of the prompt with the fewest tokens left, every fourth of the oldest.
         pending = [e for e in self.alive.values() if e.slot is not None and not e.output]
         assert (step.prefill is None) == (not pending)
         if step.prefill is not None:
             first = pending[0]
+            if first.passed < 3:
+                first = min(pending, key=lambda e: len(e.prompt) - len(e.fed))
+            pending[0].passed = 0 if first is pending[0] else pending[0].passed + 1
             assert step.prefill.slot == first.slot
             assert step.prefill.start == len(first.fed)
             assert 1 <= len(step.prefill.tokens) <= CHUNK

@@ -79,11 +79,14 @@ def test_a_request_that_was_never_admitted_found_nothing() -> None:
 
 
 class PrefixMachine(RuleBasedStateMachine):
-    """Prompts of two families and two salts; every step is carried out on the pool of tokens."""
+    """Prompts of two families and two salts, of which some lose their slots to others.
+
+    Every step is carried out on the pool of tokens.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE)
+        self.scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE, preempt=True)
         self.pool: list[list[Cell]] = [[RUBBISH] * CAPACITY for _ in range(SLOTS)]
         self.alive: dict[str, Sequence] = {}
         self.count = 0
@@ -94,14 +97,15 @@ class PrefixMachine(RuleBasedStateMachine):
         own=st.integers(1, 15),
         new=st.integers(1, 5),
         salt=st.sampled_from(("", "salt")),
+        priority=st.integers(0, 2),
     )
-    def add(self, family: int, shared: int, own: int, new: int, salt: str) -> None:
+    def add(self, family: int, shared: int, own: int, new: int, salt: str, priority: int) -> None:
         if len(self.alive) == SLOTS + QUEUE:
             return
         self.count += 1
         base, mine = 1000 * (family + 1), 10000 * self.count
         prompt = (*range(base, base + shared), *range(mine, mine + own))
-        sequence = Sequence(f"r{self.count}", prompt, new, salt)
+        sequence = Sequence(f"r{self.count}", prompt, new, salt, priority)
         self.scheduler.add(sequence)
         self.alive[sequence.id] = sequence
 
