@@ -37,6 +37,7 @@ def schedule() -> None:
         step = scheduler.schedule()
         assert step is not None
         rows = scheduler.sequences(step)
+        scheduler.choice(step)
         finished = {row.id for row in rows if len(row.output) + 1 == OUTPUT_TOKENS}
         scheduler.update(step, [1] * len(rows), finished)
 

@@ -35,6 +35,7 @@ from edgellama.runtime.request import (
     Timing,
     Usage,
 )
+from edgellama.runtime.step_record import StepRecord
 
 if TYPE_CHECKING:
     from edgellama.runtime.engine import Engine
@@ -140,6 +141,10 @@ class EchoEngine:
             gone = self._active.pop(request_id, None) is not None
             self._changed.notify_all()
         return gone
+
+    def steps(self) -> tuple[StepRecord, ...]:
+        """Return nothing: an echo is not worth remembering."""
+        return ()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new request and wait for the others; False when `timeout` was short."""

@@ -27,6 +27,7 @@ VERBS = {
     "chat": "edgellama.cli.chat",
     "serve": "edgellama.cli.serve",
     "client": "edgellama.cli.client",
+    "trace": "edgellama.cli.trace",
     "bench": "edgellama.cli.bench",
     "verify-gpu": "edgellama.cli.verify_gpu",
     "doctor": "edgellama.cli.doctor",

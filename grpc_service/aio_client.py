@@ -17,6 +17,7 @@ from edgellama.grpc_service.call import (
     GenerateOptions,
     Prompt,
     generation_spec,
+    steps_request,
     tokenize_request,
 )
 from edgellama.grpc_service.client import DEFAULT_TIMEOUT, SHORT_TIMEOUT
@@ -30,8 +31,10 @@ from edgellama.grpc_service.client_errors import (
 from edgellama.grpc_service.control_pb2_grpc import ControlServiceStub
 from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
 from edgellama.grpc_service.limits import CLIENT_OPTIONS
+from edgellama.grpc_service.step_wire import step_from_wire
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.request import Delta
+from edgellama.runtime.step_record import StepRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -146,6 +149,17 @@ class AsyncClient:
         """Return the model, its defaults and the limits."""
         request = control_pb2.GetModelInfoRequest()
         return await _checked(self._control.GetModelInfo(request, timeout=timeout))
+
+    async def steps(
+        self, *, last: int | None = None, timeout: float = SHORT_TIMEOUT
+    ) -> tuple[StepRecord, ...]:
+        """Return what the engine remembers of its `last` steps, None of all, the oldest first."""
+        call = self._control.StreamSteps(steps_request(last), timeout=timeout)
+
+        async def read() -> list[control_pb2.StreamStepsResponse]:
+            return [answer async for answer in call]
+
+        return tuple(step_from_wire(answer) for answer in await _checked(read()))
 
     async def wait_ready(self, timeout: float = SHORT_TIMEOUT) -> None:
         """Return once the server serves; raises Unavailable after `timeout` seconds."""

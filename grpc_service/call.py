@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeGuard
 
+from edgellama.grpc_service import control_pb2
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.client_errors import InvalidRequest
 from edgellama.grpc_service.spec import ROLE_NAMES
@@ -144,6 +145,14 @@ def _invalid(field: str, text: str) -> InvalidRequest:
     error = InvalidRequest(f"{field}: {text}", reason="INVALID_REQUEST")
     error.field = field
     return error
+
+
+def steps_request(last: int | None) -> control_pb2.StreamStepsRequest:
+    """Return the message; raises InvalidRequest for a value the wire cannot carry."""
+    request = control_pb2.StreamStepsRequest()
+    if last is not None:
+        _set(request, "last", last)
+    return request
 
 
 def tokenize_request(

@@ -16,14 +16,17 @@ from edgellama.grpc_service.call import (
     GenerateOptions,
     Prompt,
     generation_spec,
+    steps_request,
     tokenize_request,
 )
 from edgellama.grpc_service.client_errors import DeadlineExceeded, Unavailable, from_rpc
 from edgellama.grpc_service.control_pb2_grpc import ControlServiceStub
 from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
 from edgellama.grpc_service.limits import CLIENT_OPTIONS
+from edgellama.grpc_service.step_wire import step_from_wire
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.request import Delta
+from edgellama.runtime.step_record import StepRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -134,6 +137,14 @@ class Client:
             lambda: self._control.GetModelInfo(request, timeout=timeout)
         )
         return info
+
+    def steps(
+        self, *, last: int | None = None, timeout: float = SHORT_TIMEOUT
+    ) -> tuple[StepRecord, ...]:
+        """Return what the engine remembers of its `last` steps, None of all, the oldest first."""
+        request = steps_request(last)
+        answers = _checked(lambda: list(self._control.StreamSteps(request, timeout=timeout)))
+        return tuple(step_from_wire(answer) for answer in answers)
 
     def wait_ready(self, timeout: float = SHORT_TIMEOUT) -> None:
         """Return once the server serves; raises Unavailable after `timeout` seconds."""

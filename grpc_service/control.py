@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -10,6 +11,7 @@ from edgellama.grpc_service import control_pb2 as pb
 from edgellama.grpc_service.control_pb2_grpc import ControlServiceServicer
 from edgellama.grpc_service.limits import MAX_MESSAGE_BYTES
 from edgellama.grpc_service.spec import MAX_REQUEST_ID_CHARS, sampling_to_wire
+from edgellama.grpc_service.step_wire import step_to_wire
 from edgellama.runtime.request import MAX_LOGPROBS, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 
 if TYPE_CHECKING:
@@ -51,9 +53,13 @@ def model_info(engine: Engine) -> pb.GetModelInfoResponse:
 
 
 class ControlServicer(ControlServiceServicer):
-    """Answers from a description made once; works while the server drains."""
+    """Answers from a description made once and from the engine's memory of its steps.
+
+    It works while the server drains.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._info = model_info(engine)
 
     async def GetModelInfo(
@@ -61,3 +67,13 @@ class ControlServicer(ControlServiceServicer):
     ) -> pb.GetModelInfoResponse:
         """Return the model, its defaults and the limits."""
         return self._info
+
+    async def StreamSteps(
+        self, request: pb.StreamStepsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.StreamStepsResponse]:
+        """Return what the engine remembers of its last steps, the oldest first."""
+        steps = self._engine.steps()
+        if request.HasField("last"):
+            steps = steps[max(len(steps) - request.last, 0) :]
+        for step in steps:
+            yield step_to_wire(step)

@@ -40,6 +40,11 @@ class ControlServiceStub(object):
                 request_serializer=edgellama_dot_grpc__service_dot_control__pb2.GetModelInfoRequest.SerializeToString,
                 response_deserializer=edgellama_dot_grpc__service_dot_control__pb2.GetModelInfoResponse.FromString,
                 _registered_method=True)
+        self.StreamSteps = channel.unary_stream(
+                '/edgellama.v1.ControlService/StreamSteps',
+                request_serializer=edgellama_dot_grpc__service_dot_control__pb2.StreamStepsRequest.SerializeToString,
+                response_deserializer=edgellama_dot_grpc__service_dot_control__pb2.StreamStepsResponse.FromString,
+                _registered_method=True)
 
 
 class ControlServiceServicer(object):
@@ -53,6 +58,13 @@ class ControlServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamSteps(self, request, context):
+        """Returns what the engine remembers of its last steps, the oldest first: for traces.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ControlServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_ControlServiceServicer_to_server(servicer, server):
                     servicer.GetModelInfo,
                     request_deserializer=edgellama_dot_grpc__service_dot_control__pb2.GetModelInfoRequest.FromString,
                     response_serializer=edgellama_dot_grpc__service_dot_control__pb2.GetModelInfoResponse.SerializeToString,
+            ),
+            'StreamSteps': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamSteps,
+                    request_deserializer=edgellama_dot_grpc__service_dot_control__pb2.StreamStepsRequest.FromString,
+                    response_serializer=edgellama_dot_grpc__service_dot_control__pb2.StreamStepsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class ControlService(object):
             '/edgellama.v1.ControlService/GetModelInfo',
             edgellama_dot_grpc__service_dot_control__pb2.GetModelInfoRequest.SerializeToString,
             edgellama_dot_grpc__service_dot_control__pb2.GetModelInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/edgellama.v1.ControlService/StreamSteps',
+            edgellama_dot_grpc__service_dot_control__pb2.StreamStepsRequest.SerializeToString,
+            edgellama_dot_grpc__service_dot_control__pb2.StreamStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -28,13 +28,15 @@ _REASONS = {
 _REASONS_BACK = {message: reason for reason, message in _REASONS.items()}
 
 
-def _duration(seconds: float) -> Duration:
+def duration_to_wire(seconds: float) -> Duration:
+    """Return the message of a span of seconds."""
     duration = Duration()
     duration.FromNanoseconds(round(seconds * 1e9))
     return duration
 
 
-def _seconds(duration: Duration) -> float:
+def duration_from_wire(duration: Duration) -> float:
+    """Return the seconds of a message."""
     return duration.seconds + duration.nanos * 1e-9
 
 
@@ -45,7 +47,7 @@ def admission_to_wire(admission: Admission) -> pb.Admission:
         prompt_tokens=admission.prompt_tokens,
         seed=admission.seed,
         max_new_tokens=admission.max_new_tokens,
-        queue=_duration(admission.queue_seconds),
+        queue=duration_to_wire(admission.queue_seconds),
     )
 
 
@@ -56,7 +58,7 @@ def admission_from_wire(message: pb.Admission) -> Admission:
         prompt_tokens=message.prompt_tokens,
         seed=message.seed,
         max_new_tokens=message.max_new_tokens,
-        queue_seconds=_seconds(message.queue),
+        queue_seconds=duration_from_wire(message.queue),
     )
 
 
@@ -129,9 +131,9 @@ def usage_to_wire(usage: Usage) -> pb.Usage:
 def timing_to_wire(timing: Timing) -> pb.Timing:
     """Return the message of times."""
     return pb.Timing(
-        queue=_duration(timing.queue),
-        first_token=_duration(timing.first_token),
-        total=_duration(timing.total),
+        queue=duration_to_wire(timing.queue),
+        first_token=duration_to_wire(timing.first_token),
+        total=duration_to_wire(timing.total),
     )
 
 
@@ -150,9 +152,9 @@ def end_from_wire(output_end: pb.OutputEnd, usage: pb.Usage, timing: pb.Timing) 
             cached_prompt_tokens=usage.cached_prompt_tokens,
         ),
         timing=Timing(
-            queue=_seconds(timing.queue),
-            first_token=_seconds(timing.first_token),
-            total=_seconds(timing.total),
+            queue=duration_from_wire(timing.queue),
+            first_token=duration_from_wire(timing.first_token),
+            total=duration_from_wire(timing.total),
         ),
         match=None if match is None else getattr(output_end, match),
     )

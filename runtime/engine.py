@@ -20,6 +20,7 @@ from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.sequence import Sequence
 from edgellama.runtime.step_loop import EngineStats, StepLoop
+from edgellama.runtime.step_record import StepRecord
 from edgellama.runtime.validate import check_request
 
 if TYPE_CHECKING:
@@ -165,6 +166,10 @@ class Engine:
     def stats(self) -> EngineStats:
         """Return the counts of this moment."""
         return self._loop.stats()
+
+    def steps(self) -> tuple[StepRecord, ...]:
+        """Return what is remembered of the last KEPT_STEPS steps, the oldest first."""
+        return self._loop.steps()
 
     def drain(self, timeout: float | None = None) -> bool:
         """Take no new request and wait for the others; False when `timeout` seconds were short."""

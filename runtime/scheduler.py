@@ -13,6 +13,7 @@ from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.slots import SlotPool
 from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
+from edgellama.runtime.step_record import Choice, ChunkRecord, Stall
 from edgellama.runtime.waiting_queue import WaitingQueue
 
 
@@ -60,6 +61,7 @@ class Scheduler:
         self._waiting = WaitingQueue(self._shares)
         self._prefilling = PrefillOrder()
         self._step: Step | None = None  # scheduled, not yet updated
+        self._drawn: list[Sequence] = []  # its rows of logits are theirs
 
     @property
     def num_waiting(self) -> int:
@@ -125,33 +127,54 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return the next step over the admitted sequences; None when there are none."""
         assert self._step is None, "schedule before update"
-        decode = tuple(
-            DecodeRow(slot, sequence.output[-1], sequence.computed)
-            for slot, sequence in enumerate(self._by_slot)
-            if sequence is not None and sequence.status is Status.DECODING
-        )
+        decode, drawn = [], []
+        for slot, sequence in enumerate(self._by_slot):
+            if sequence is not None and sequence.status is Status.DECODING:
+                decode.append(DecodeRow(slot, sequence.output[-1], sequence.computed))
+                drawn.append(sequence)
         prefill = self._next_chunk(len(decode))
+        if prefill is not None and prefill.is_last:
+            drawn.append(self._in(prefill.slot))
         if decode or prefill is not None:
             if decode:  # an idle row below another takes part, and the more it holds the longer
                 self._copies += self._prefixes.clear_below(decode[-1].slot)
             lengths = self._prefixes.lengths(self._pool.lengths)
-            self._step = Step(decode, prefill, lengths, tuple(self._copies))
+            self._step = Step(tuple(decode), prefill, lengths, tuple(self._copies))
+            self._drawn = drawn
             self._copies.clear()
         return self._step
 
     def sequences(self, step: Step) -> list[Sequence]:
         """Return the sequence of each row of logits that the step returns, in their order."""
-        slots = [row.slot for row in step.decode]
-        if step.prefill is not None and step.prefill.is_last:
-            slots.append(step.prefill.slot)
-        return [self._in(slot) for slot in slots]
+        assert step is self._step, "sequences of another step"
+        return self._drawn
+
+    def choice(self, step: Step) -> Choice:
+        """Return what was chosen for the step scheduled last, and why it is not more."""
+        chunk, record = step.prefill, None
+        stalls = []
+        if self._waiting and not self._pool.num_free:
+            stalls.append(Stall.NO_SLOT)
+        if len(self._prefilling) > 1:
+            stalls.append(Stall.OTHER_CHUNK)
+        if chunk is not None:
+            owner, size = self._in(chunk.slot), len(chunk.tokens)
+            record = ChunkRecord(owner.id, chunk.slot, chunk.start, size)
+            if size < min(self.prefill_chunk, owner.to_compute - chunk.start):
+                stalls.append(Stall.STEP_TOKENS)
+        rows = tuple(
+            (row.slot, sequence.id)
+            for row, sequence in zip(step.decode, self.sequences(step), strict=False)
+        )
+        copies, running, waiting = len(step.copies), self.num_running, self.num_waiting
+        return Choice(rows, record, copies, running, waiting, tuple(stalls))
 
     def update(self, step: Step, tokens: Tokens[int], finished: Set[str]) -> None:
         """Take the drawn tokens back, one for each row of logits, and free the finished slots."""
         assert step is self._step, "update with another step"
         assert len(tokens) == step.num_logits, (len(tokens), step.num_logits)
-        self._step = None
         drawn = self.sequences(step)
+        self._step = None
         for sequence in drawn[: len(step.decode)]:
             self._advance(sequence, 1)
             self._shares.charge(sequence.tenant, 1)

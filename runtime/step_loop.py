@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from edgellama.runtime.request import (
 from edgellama.runtime.sampling import Draw, Sampler
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.step import Step
-from edgellama.runtime.step_seconds import StepSeconds
+from edgellama.runtime.step_record import KEPT_STEPS, StepRecord
+from edgellama.runtime.step_seconds import StepClock, StepSeconds
 
 if TYPE_CHECKING:
     from edgellama.runtime.text import TextCodec
@@ -76,6 +78,7 @@ class StepLoop:
         self._prompt_tokens = 0
         self._cached_prompt_tokens = 0
         self._output_tokens = 0
+        self._records: deque[StepRecord] = deque(maxlen=KEPT_STEPS)
         self._seconds = StepSeconds()  # written by the loop's thread alone
         # A daemon: a program that forgets to close still exits.
         self._thread = threading.Thread(target=self._work, name="edgellama-engine", daemon=True)
@@ -132,6 +135,11 @@ class StepLoop:
                 run_seconds=self._backend.run_seconds,
             )
 
+    def steps(self) -> tuple[StepRecord, ...]:
+        """Return what is remembered of the last KEPT_STEPS steps, the oldest first."""
+        with self._changed:
+            return tuple(self._records)
+
     def drain(self, timeout: float | None) -> bool:
         """Take no new request and wait for the others; False when `timeout` seconds were short."""
         with self._changed:
@@ -172,6 +180,7 @@ class StepLoop:
 
     def _turn(self) -> None:
         """Cancel, admit, run one step."""
+        clock = StepClock(self._seconds)
         with self._changed:
             cancelled = [g for g in self._to_cancel if g.reason is None]
             self._to_cancel.clear()
@@ -179,18 +188,26 @@ class StepLoop:
                 self._scheduler.cancel(generation.id)
         for generation in cancelled:
             self._end(generation, FinishReason.CANCELLED)
-        with self._seconds.timed("schedule"), self._changed:
+        with self._changed:
             sequences = self._scheduler.admit()
             admitted = [self._active[sequence.id] for sequence in sequences]
             self._cached_prompt_tokens += sum(sequence.cached for sequence in sequences)
         for generation in admitted:
             self._admit(generation)
-        with self._seconds.timed("schedule"), self._changed:
+        with self._changed:
             step = self._scheduler.schedule()
-            if step is None:
-                return
-            rows = [self._active[sequence.id] for sequence in self._scheduler.sequences(step)]
-        self._advance(step, rows)
+            if step is not None:
+                rows = [self._active[sequence.id] for sequence in self._scheduler.sequences(step)]
+                choice = self._scheduler.choice(step)
+        clock.lap("schedule")
+        if step is None:
+            return
+        index = self._steps
+        self._advance(step, rows, clock)
+        finished = sum(generation.reason is not None for generation in rows)
+        ends = (len(admitted), len(cancelled), finished)
+        with self._changed:
+            self._records.append(StepRecord(index, clock.began, clock.parts(), choice, *ends))
 
     def _admit(self, generation: Generation) -> None:
         try:
@@ -203,20 +220,20 @@ class StepLoop:
         else:
             self._deliver(generation, admission)
 
-    def _advance(self, step: Step, rows: list[Generation]) -> None:
+    def _advance(self, step: Step, rows: list[Generation], clock: StepClock) -> None:
         """Run the step; `rows[r]` is the request of row r of its logits."""
-        with self._seconds.timed("backend"):
-            logits = self._backend.run(step)
-        with self._seconds.timed("sample"):
-            draws = self._draw(logits, rows)
-        with self._seconds.timed("detokenise"):
-            deltas = [
-                None if draw is None else self._accept(generation, draw)
-                for generation, draw in zip(rows, draws, strict=True)
-            ]
+        logits = self._backend.run(step)
+        clock.lap("backend")
+        draws = self._draw(logits, rows)
+        clock.lap("sample")
+        deltas = [
+            None if draw is None else self._accept(generation, draw)
+            for generation, draw in zip(rows, draws, strict=True)
+        ]
+        clock.lap("detokenise")
         tokens = [0 if draw is None else draw.token for draw in draws]
         finished = {generation.id for generation in rows if generation.reason is not None}
-        with self._seconds.timed("schedule"), self._changed:
+        with self._changed:
             self._scheduler.update(step, tokens, finished)
             for request_id in finished:
                 del self._active[request_id]
@@ -224,13 +241,14 @@ class StepLoop:
             self._output_tokens += len(draws) - draws.count(None)
             if step.prefill is not None:
                 self._prompt_tokens += len(step.prefill.tokens)
+        clock.lap("update")
         # After the update, so that a listener that hears of an end finds the slot free.
-        with self._seconds.timed("deliver"):
-            for generation, delta in zip(rows, deltas, strict=True):
-                if delta is not None:
-                    self._deliver(generation, delta)
-                if generation.reason is not None:
-                    self._deliver_end(generation)
+        for generation, delta in zip(rows, deltas, strict=True):
+            if delta is not None:
+                self._deliver(generation, delta)
+            if generation.reason is not None:
+                self._deliver_end(generation)
+        clock.lap("deliver")
 
     def _draw(self, logits: Logits, rows: list[Generation]) -> list[Draw | None]:
         """Draw for all rows at once; None for a row that cannot be, which ends its request."""

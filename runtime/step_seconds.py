@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+
+from edgellama.runtime.step_record import StepParts
 
 
 @dataclass
@@ -23,11 +23,23 @@ class StepSeconds:
     detokenise: float = 0.0
     deliver: float = 0.0
 
-    @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
-        """Add the time of a block to a part, also when it raises."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self, part, getattr(self, part) + time.perf_counter() - began)
+
+class StepClock:
+    """Reads the clock between the parts of one step, adds them to the totals and keeps them."""
+
+    def __init__(self, totals: StepSeconds) -> None:
+        self._totals = totals
+        self._seconds: dict[str, float] = {}
+        self.began = self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """End a part, one of the fields of StepParts; the next begins."""
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        self._seconds[part] = seconds
+        total = "schedule" if part == "update" else part
+        setattr(self._totals, total, getattr(self._totals, total) + seconds)
+
+    def parts(self) -> StepParts:
+        """Return the seconds of all parts, after the last lap."""
+        return StepParts(**self._seconds)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,18 @@ def test_an_order_out_of_bounds_is_one_line(target: str, option: str, value: str
     done = run("client", "generate", "--target", target, "--prompt", "a", option, value)
     assert done.exit_code == 1
     assert done.stderr.startswith(f"error: {option[2:]}: ")
+
+
+def test_the_trace_of_a_server(target: str, tmp_path: Path) -> None:
+    asked = ("--prompt", "trace me", "--max-new-tokens", "5", "--ignore-eos", "--json")
+    assert run("client", "generate", "--target", target, *asked).exit_code == 0
+    file = tmp_path / "trace.json"
+    done = run("trace", "--target", target, "--last", "3", "--json", str(file))
+    assert done.exit_code == 0 and "backend" in done.stdout
+    events = json.loads(file.read_text("utf-8"))["traceEvents"]
+    assert sum(event["name"].startswith("step ") for event in events) == 3
+    printed = run("trace", "--target", target, "--json", "-").stdout
+    assert len(json.loads(printed)["traceEvents"]) > len(events)
 
 
 def test_info_describes_the_model(target: str) -> None:

@@ -26,6 +26,7 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.step_record import StepRecord
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
@@ -150,6 +151,10 @@ class EchoEngine:
             del self._active[request_id]
             self.cancelled.append((request_id, time.monotonic()))
             return True
+
+    def steps(self) -> tuple[StepRecord, ...]:
+        """Return nothing: an echo is not worth remembering."""
+        return ()
 
     def drain(self, timeout: float | None = None) -> bool:
         self.refusal = DrainingError("draining")

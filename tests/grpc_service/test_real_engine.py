@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +150,20 @@ async def test_a_prompt_is_computed_once_for_each_salt(client):
     first, again, other = [await cached(salt) for salt in ("one", "one", "two")]
     assert first[0] == again[0] == other[0]
     assert first[1] == other[1] == 0 and again[1] == len("what a tenant asks twice")
+
+
+async def test_the_steps_of_the_engine_come_over_the_wire(client, engine):
+    await asyncio.gather(*(client.generate(f"steps {i}", max_new_tokens=3) for i in range(6)))
+    steps = await client.steps()
+    for told, kept in zip(steps, engine.steps(), strict=False):
+        assert replace(told, began=0.0, parts=kept.parts) == replace(kept, began=0.0)
+        assert told.began == pytest.approx(kept.began, abs=1e-8)
+        assert asdict(told.parts) == pytest.approx(asdict(kept.parts), abs=1e-8)
+    assert len(await client.steps(last=2)) == 2
+    assert await client.steps(last=0) == ()
+    assert any(step.choice.rows for step in steps)
+    with pytest.raises(InvalidRequest):
+        await client.steps(last=-1)
 
 
 async def test_seeded_draws_repeat_and_the_minted_seed_is_reported(client):

@@ -30,6 +30,7 @@ from edgellama.runtime.request import (
     Stop,
 )
 from edgellama.runtime.step import Step
+from edgellama.runtime.step_record import ChunkRecord, Stall
 
 VOCAB, CAPACITY, CHUNK = 32, 40, 4
 GREEDY = Sampling(temperature=0.0)
@@ -342,6 +343,51 @@ def test_the_greater_priority_starts_first(make: Callable[..., Engine]) -> None:
     waits = {priority: recorder.end().timing.queue for priority, recorder in recorders.items()}
     assert waits[2] < waits[1] < waits[0]
     assert engine.stats().preemptions == 0
+
+
+def test_steps_are_remembered(make: Callable[..., Engine]) -> None:
+    engine, first, second = make(slots=1, step_tokens=3), Recorder(), Recorder()
+    engine._backend.gate.clear()
+    a = engine.submit(replace(request(5, 2), request_id="a"), first)
+    b = engine.submit(replace(request(2, 1), request_id="b"), second)
+    engine._backend.gate.set()
+    second.end()
+    until = time.monotonic() + WAIT
+    while len(engine.steps()) < 4 and time.monotonic() < until:
+        time.sleep(0.001)  # a step is remembered behind its last event
+    steps = engine.steps()
+    assert [step.index for step in steps] == [0, 1, 2, 3]
+    chunks = [step.choice.chunk for step in steps]
+    assert chunks == [
+        ChunkRecord(a, 0, 0, 3),
+        ChunkRecord(a, 0, 3, 2),
+        None,
+        ChunkRecord(b, 0, 0, 2),
+    ]
+    assert [step.choice.rows for step in steps] == [(), (), ((0, a),), ()]
+    assert [step.admitted for step in steps] == [1, 0, 0, 1]
+    assert [step.finished for step in steps] == [0, 0, 1, 1]
+    assert Stall.STEP_TOKENS in steps[0].choice.stalls
+    assert Stall.STEP_TOKENS not in steps[1].choice.stalls
+    assert [Stall.NO_SLOT in step.choice.stalls for step in steps[1:]] == [True, True, False]
+    ends = [step.began + step.parts.total for step in steps]
+    assert all(end <= step.began for end, step in zip(ends, steps[1:], strict=False))
+    assert sum(step.parts.backend for step in steps) == pytest.approx(
+        engine.stats().seconds.backend
+    )
+
+
+def test_a_step_says_whose_chunk_others_wait_for(make: Callable[..., Engine]) -> None:
+    engine, recorders = make(slots=2), [Recorder(), Recorder()]
+    engine._backend.gate.clear()
+    for one, recorder in zip((request(9, 1), request(7, 1)), recorders, strict=True):
+        engine.submit(one, recorder)
+    assert all(recorder.admitted.wait(WAIT) for recorder in recorders[:1])
+    engine._backend.gate.set()
+    for recorder in recorders:
+        recorder.end()
+    stalls = [step.choice.stalls for step in engine.steps()]
+    assert (Stall.OTHER_CHUNK,) in stalls
 
 
 def test_a_request_joins_a_running_one(make: Callable[..., Engine]) -> None:
