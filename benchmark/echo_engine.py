@@ -20,6 +20,7 @@ from edgellama.grpc_service.serve import serve
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.guide import Guide
 from edgellama.runtime.manifest import KvLayout, Manifest
 from edgellama.runtime.request import (
     Admission,
@@ -39,6 +40,7 @@ from edgellama.runtime.step_record import StepRecord
 
 if TYPE_CHECKING:
     from edgellama.runtime.engine import Engine
+    from edgellama.runtime.guide_matcher import GuideMatcher
 
 VOCAB = 256  # a byte a token
 
@@ -67,6 +69,10 @@ class ByteCodec:
     ) -> list[int]:
         """Refuse: there is no template."""
         raise InvalidRequestError("chat", "the echo engine has no chat template; send token ids")
+
+    def guide(self, guide: Guide) -> GuideMatcher:
+        """Refuse: an echo obeys nothing."""
+        raise InvalidRequestError("guide", "the echo engine obeys none; leave it out")
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return a character a token."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgellama.cli.answer import as_document, print_stream
+from edgellama.cli.guide import guide_options
 from edgellama.cli.numbers import seconds
 from edgellama.cli.prompt import Prompt, prompt_options
 from edgellama.cli.sampling import logprobs_option, sampling_options
 from edgellama.cli.turns import turns
 from edgellama.cli.verb import Verb, print_json
+from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import Stop
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ def server_options(verb: Callable[..., None]) -> Callable[..., None]:
 @prompt_options
 @sampling_options
 @logprobs_option
+@guide_options
 @order_options
 def generate(
     target: str,
@@ -73,6 +77,7 @@ def generate(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    guide: Guide | None,
     order: dict[str, Any],
     as_json: bool,
 ) -> None:
@@ -90,6 +95,8 @@ def generate(
         given = [ChatMessage("user", prompt.chat)]
     options = _options(sampling, stop, order)
     options["top_logprobs"] = logprobs
+    if guide is not None:
+        options.update(asdict(guide))  # type: ignore[typeddict-item]
     with Client(target) as client:
         if as_json or logprobs is not None:
             answer = client.generate(given, timeout=timeout, **options)

@@ -16,7 +16,7 @@ from edgellama.cli.size import size
 from edgellama.cli.verb import Verb, print_json
 
 OLDEST_PYTHON = (3, 10)
-_BASE = ("click", "numpy", "tokenizers", "jinja2")
+_BASE = ("click", "numpy", "tokenizers", "llguidance", "jinja2")
 _GRPC = ("grpcio", "grpcio-health-checking", "grpcio-reflection", "grpcio-status", "protobuf")
 _COMPILE = (
     "onnx",

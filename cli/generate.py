@@ -9,9 +9,11 @@ import click
 
 from edgellama.cli.answer import as_document, deltas, print_stream
 from edgellama.cli.engine import engine_directory
+from edgellama.cli.guide import guide_options
 from edgellama.cli.prompt import Prompt, prompt_options
 from edgellama.cli.sampling import logprobs_option, sampling_options
 from edgellama.cli.verb import Verb, print_json
+from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import Request, Stop
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 @prompt_options
 @sampling_options
 @logprobs_option
+@guide_options
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
 def command(
     engine: str,
@@ -30,6 +33,7 @@ def command(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    guide: Guide | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -44,6 +48,7 @@ def command(
             sampling=replace(loaded.codec.generation.default_sampling, **sampling),
             stop=stop,
             top_logprobs=logprobs,
+            guide=guide,
         )
         if as_json or logprobs is not None:  # there is no text form of log-probabilities
             print_json(as_document(loaded.generate(request), logprobs=logprobs is not None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict, TypeGuard
 
@@ -48,6 +49,10 @@ class GenerateOptions(TypedDict, total=False):
     cache_salt: str | None
     priority: int | None
     tenant: str | None
+    json_schema: str | Mapping[str, Any] | None
+    regex: str | None
+    grammar: str | None
+    choices: Sequence[str] | None
 
 
 # Option -> where it goes in GenerationSpec.
@@ -76,7 +81,14 @@ _FIELDS = {
     "cache_salt": "cache_salt",
     "priority": "priority",
     "tenant": "tenant",
+    "json_schema": "guide.json_schema",
+    "regex": "guide.regex",
+    "grammar": "guide.grammar",
+    "choices": "guide.choices.texts",
 }
+
+
+_RULES = ("json_schema", "regex", "grammar", "choices")
 
 
 def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.GenerationSpec:
@@ -93,7 +105,14 @@ def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.Generation
             continue
         if option == "add_generation_prompt" and not spec.HasField("chat"):
             raise _invalid("chat.add_generation_prompt", "is set, but the prompt is not a chat")
+        if option in _RULES:
+            if spec.HasField("guide"):
+                raise _invalid("guide", f"is given twice; give one of {', '.join(_RULES)}")
+            if option == "json_schema" and isinstance(value, Mapping):
+                value = json.dumps(value)
         _set(spec, _FIELDS[option], value)
+        if option == "choices":  # an empty list is sent too, for the server to refuse
+            spec.guide.choices.SetInParent()
     return spec
 
 

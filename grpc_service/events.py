@@ -23,6 +23,7 @@ _REASONS = {
     FinishReason.STOP_STRING: pb.FINISH_REASON_STOP_STRING,
     FinishReason.STOP_TOKEN: pb.FINISH_REASON_STOP_TOKEN,
     FinishReason.MAX_TOKENS: pb.FINISH_REASON_MAX_TOKENS,
+    FinishReason.GUIDE: pb.FINISH_REASON_GUIDE,
     FinishReason.CONTEXT_FULL: pb.FINISH_REASON_CONTEXT_FULL,
 }
 _REASONS_BACK = {message: reason for reason, message in _REASONS.items()}

@@ -137,7 +137,10 @@ class GenerationServicer(GenerationServiceServicer):
         codec = self._engine.codec
         try:
             ids = await self._texts.run(partial(prompt_ids, spec, codec))
-            return request_from_wire(spec, ids, request_id, codec.generation.default_sampling)
+            wanted = request_from_wire(spec, ids, request_id, codec.generation.default_sampling)
+            if wanted.guide is not None:  # compiled here, for the event loop has no time for it
+                await self._texts.run(partial(codec.guide, wanted.guide))
+            return wanted
         except InvalidRequestError as error:
             raise on_the_wire(error, spec) from error
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import InvalidRequestError, Request, Sampling, Stop
 
 if TYPE_CHECKING:
@@ -83,6 +84,16 @@ def stop_from_wire(message: pb.Stop) -> Stop:
     )
 
 
+def guide_from_wire(message: pb.Guide) -> Guide:
+    """Return the rule asked for; raises InvalidRequestError."""
+    rule = message.WhichOneof("rule")
+    if rule is None:
+        return Guide()  # which refuses it
+    if rule == "choices":
+        return Guide(choices=tuple(message.choices.texts))
+    return Guide(**{rule: getattr(message, rule)})
+
+
 def chat_from_wire(chat: pb.Chat) -> tuple[ChatMessage, ...]:
     """Return the turns of a conversation; raises InvalidRequestError."""
     if not chat.messages:
@@ -141,6 +152,7 @@ def request_from_wire(
         cache_salt=spec.cache_salt,
         priority=spec.priority,
         tenant=spec.tenant,
+        guide=guide_from_wire(spec.guide) if spec.HasField("guide") else None,
     )
 
 

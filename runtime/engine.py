@@ -135,6 +135,7 @@ class Engine:
         eos = () if request.stop.ignore_eos else self._codec.generation.stop_ids
         banned = (*eos, *request.stop.token_ids) if request.stop.min_new_tokens else ()
         self._sampler.check(request.sampling, banned)
+        guide = None if request.guide is None else self._codec.guide(request.guide)
         request_id = request.request_id or uuid.uuid4().hex
         sequence = Sequence(
             request_id,
@@ -144,7 +145,7 @@ class Engine:
             priority=request.priority,
             tenant=request.tenant,
         )
-        generation = Generation(request, sequence, listener)
+        generation = Generation(request, sequence, listener, guide)
         self._loop.add(generation)
         return request_id
 

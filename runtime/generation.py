@@ -21,6 +21,7 @@ from edgellama.runtime.sequence import Sequence
 
 if TYPE_CHECKING:
     from edgellama.runtime.detokenize import StreamDecoder
+    from edgellama.runtime.guide_matcher import GuideMatcher
     from edgellama.runtime.text import TextCodec
 
 Listener = Callable[[Event], None]
@@ -29,7 +30,13 @@ Listener = Callable[[Event], None]
 class Generation:
     """State of one request beside its `sequence`; made by the caller, then the engine thread's."""
 
-    def __init__(self, request: Request, sequence: Sequence, listener: Listener) -> None:
+    def __init__(
+        self,
+        request: Request,
+        sequence: Sequence,
+        listener: Listener,
+        guide: GuideMatcher | None = None,
+    ) -> None:
         self.request = request
         self.sequence = sequence
         self.listener = listener
@@ -40,6 +47,7 @@ class Generation:
         self.sampling: SamplingState  # these three from admission on
         self._decoder: StreamDecoder
         self._eos: frozenset[int]
+        self._guide = guide
         self._own_stops = frozenset(request.stop.token_ids)
         self._output_tokens = 0
         self._submitted = time.monotonic()
@@ -64,6 +72,7 @@ class Generation:
             min_new_tokens=stop.min_new_tokens,
             top_logprobs=request.top_logprobs,
         )
+        self.sampling.guide = self._guide
         self._decoder = codec.stream(
             request.prompt_ids, stop, skip_special_tokens=request.skip_special_tokens
         )
@@ -91,6 +100,8 @@ class Generation:
             text = self._decoder.push(token)
             if self._decoder.matched is not None:
                 self.reason, self.match = FinishReason.STOP_STRING, self._decoder.matched
+            elif self._guide is not None and self._guide.advance(token):
+                self.reason = FinishReason.GUIDE
             elif self._output_tokens == self.sequence.max_new_tokens:
                 self.reason = (
                     FinishReason.CONTEXT_FULL

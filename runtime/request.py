@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+from edgellama.runtime.guide import Guide
+from edgellama.runtime.invalid_request import InvalidRequestError as InvalidRequestError
+
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_CACHE_SALT_CHARS = 128
 MAX_TENANT_CHARS = 128
 MAX_PRIORITY = 100
-
-
-class InvalidRequestError(ValueError):
-    """A request that cannot be served; `field` is its dotted name, for example `sampling.top_p`."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
-        self.field = field
-        self.message = message
 
 
 class QueueFullError(RuntimeError):
@@ -45,6 +39,7 @@ class FinishReason(str, Enum):
     STOP_TOKEN = "stop_token"  # one of the request's own stop ids
     STOP_STRING = "stop_string"
     MAX_TOKENS = "max_tokens"
+    GUIDE = "guide"  # the text is what the guide asks for, and nothing may follow
     CONTEXT_FULL = "context_full"  # the slot holds no further token
     CANCELLED = "cancelled"
     ERROR = "error"  # the engine failed; see `End.error`
@@ -165,7 +160,7 @@ class Request:
     takes what the cache holds of its beginning from requests of the same `cache_salt` only: with
     one for each tenant nobody can tell by the time to a first token what others have asked. Of
     those that wait the greatest `priority`, in [-100, 100], goes first, and of the same one the
-    `tenant` that was served least.
+    `tenant` that was served least. `guide` is a rule that the answer's text obeys.
     """
 
     prompt_ids: tuple[int, ...]
@@ -177,6 +172,7 @@ class Request:
     cache_salt: str = ""
     priority: int = 0
     tenant: str = ""
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -190,6 +186,16 @@ class Request:
         _whole("priority", self.priority)
         _bounded("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         _short("tenant", self.tenant, MAX_TENANT_CHARS)
+        if self.guide is not None and self.stop.min_new_tokens:
+            raise InvalidRequestError(
+                "stop.min_new_tokens",
+                f"is {self.stop.min_new_tokens} beside a guide, which says itself when the text is "
+                "complete; leave one of them out",
+            )
+        if self.guide is not None and self.stop.ignore_eos:
+            raise InvalidRequestError(
+                "stop.ignore_eos", "is set beside a guide, whose text has an end; leave one out"
+            )
 
 
 @dataclass(frozen=True)

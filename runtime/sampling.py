@@ -3,8 +3,9 @@
 A row obeys its own request only, in the order of transformers' logits processors and vLLM's
 sampler: logit bias, repetition penalty over prompt and output (CTRL, arXiv:1909.05858 section 4.1),
 presence and frequency penalty over the output (OpenAI API reference), ban of stop ids until
-`min_new_tokens`, temperature, top-k, top-p (nucleus, arXiv:1904.09751 section 3.1, renormalised
-after top-k), min-p (arXiv:2407.01082 section 3, a share of the largest probability), draw.
+`min_new_tokens`, ban of what a guide does not allow, temperature, top-k, top-p (nucleus,
+arXiv:1904.09751 section 3.1, renormalised after top-k), min-p (arXiv:2407.01082 section 3, a share
+of the largest probability), draw.
 
 The draw inverts the cumulative distribution of the kept tokens in id order at one uniform number
 that depends on (seed, position) alone, and every row is reduced by itself: neither neighbours nor
@@ -16,6 +17,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,9 @@ import numpy.typing as npt
 from edgellama.runtime.draw import draw
 from edgellama.runtime.largest import largest
 from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
+
+if TYPE_CHECKING:
+    from edgellama.runtime.guide_matcher import GuideMatcher
 
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
@@ -77,6 +82,7 @@ class SamplingState:
         self.min_new_tokens = min_new_tokens
         self.top_logprobs = top_logprobs
         self.position = 0
+        self.guide: GuideMatcher | None = None
         self.banned: Ids = np.array(sorted(set(banned_until_min)), np.int64)
         self.bias_ids: Ids = np.array(list(sampling.logit_bias.keys()), np.int64)
         self.bias = np.array(list(sampling.logit_bias.values()), np.float64)
@@ -101,7 +107,7 @@ class SamplingState:
     @property
     def is_plain(self) -> bool:
         """Whether the logits reach the temperature unchanged."""
-        return not (self.penalised or self.bans or self.bias_ids.size)
+        return not (self.penalised or self.bans or self.bias_ids.size or self.guide)
 
     @property
     def seen(self) -> tuple[Ids, Ids]:
@@ -196,6 +202,8 @@ def _adjusted(raw: Floats, state: SamplingState) -> Floats:
     if state.bans:
         # A stop id beyond the vocabulary can never be drawn.
         scores[state.banned[state.banned < len(scores)]] = -np.inf
+    if state.guide is not None:
+        scores[~state.guide.allowed(len(scores))] = -np.inf
     return scores
 
 

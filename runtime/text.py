@@ -15,6 +15,8 @@ from tokenizers import Tokenizer
 from edgellama.runtime.chat import ChatMessage, ChatTemplate
 from edgellama.runtime.detokenize import StreamDecoder
 from edgellama.runtime.guard import Guard
+from edgellama.runtime.guide import Guide
+from edgellama.runtime.guide_matcher import GuideCompiler, GuideMatcher
 from edgellama.runtime.manifest import EngineError
 from edgellama.runtime.request import InvalidRequestError, Sampling, Stop
 from edgellama.runtime.token_bytes import TokenBytes
@@ -106,6 +108,7 @@ class TextCodec:
         self._pieces = TokenBytes(tokenizer)
         added = tokenizer.get_added_tokens_decoder()
         self._guard = Guard({i: added[i] for i in self._pieces.special_ids})
+        self._guides = GuideCompiler(tokenizer, generation.stop_ids)
         self._lock = threading.Lock()
 
     @classmethod
@@ -180,6 +183,13 @@ class TextCodec:
             else:
                 ids += self._encode(part, "chat", add_special_tokens=False, literal=True)
         return ids
+
+    def guide(self, guide: Guide) -> GuideMatcher:
+        """Return what a guide allows, from its beginning; raises InvalidRequestError.
+
+        Slow for a guide that is new, and seconds for the first of all.
+        """
+        return self._guides.matcher(guide)
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ids, equal to what `stream` gives out for them without a prompt."""

@@ -16,7 +16,15 @@ COMPILER = {"onnx", "onnx_ir", "onnxscript", "ml_dtypes", "numpy", "torch", "saf
 # Folder -> what it may import besides the standard library and edgellama itself.
 MAY_IMPORT = {
     "profiles": set(),
-    "runtime": {"numpy", "onnxruntime", "tokenizers", "jinja2", "tensorrt", "cuda"},
+    "runtime": {
+        "numpy",
+        "onnxruntime",
+        "tokenizers",
+        "jinja2",
+        "llguidance",
+        "tensorrt",
+        "cuda",
+    },
     "grpc_service": {
         "grpc",
         "google",

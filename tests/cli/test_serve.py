@@ -64,6 +64,30 @@ def test_the_answer_over_the_wire_is_the_local_one(target: str, engine: str) -> 
     assert stream.stdout == local["text"] + "\n"
 
 
+def test_guided_answers_locally_and_over_the_wire(target: str, engine: str, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"enum": [true, false]}', encoding="utf-8")
+    grammar = tmp_path / "grammar.lark"
+    grammar.write_text('start: "x" | "y" "z"', encoding="utf-8")
+    rules = {
+        ("--choice", "red", "--choice", "blue"): ("red", "blue"),
+        ("--regex", "[ab]c"): ("ac", "bc"),
+        ("--json-schema", str(schema)): ("true", "false"),
+        ("--grammar", str(grammar)): ("x", "yz"),
+    }
+    for rule, answers in rules.items():
+        asked = ("--prompt", "a", "--temperature", "0", *rule, "--json")
+        local = json.loads(run("generate", engine, *asked).stdout)
+        remote = json.loads(run("client", "generate", "--target", target, *asked).stdout)
+        assert local["text"] in answers and local["finish_reason"] == "guide"
+        assert local["text"] == remote["text"]
+    done = run("generate", engine, "--prompt", "a", "--regex", "(")
+    assert done.exit_code == 1 and done.stderr.startswith("error: guide.regex: ")
+    done = run("generate", engine, "--prompt", "a", "--regex", "a", "--choice", "a")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: guide: has regex and choices; give exactly one of")
+
+
 def test_ids_and_chats_over_the_wire(target: str, engine: str) -> None:
     for prompt in (("--token-ids", "256,72,105"), ("--chat", "Hi")):
         options = (*prompt, "--max-new-tokens", "6", "--temperature", "0", "--json")

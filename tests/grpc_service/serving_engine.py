@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.guide import Guide
 from edgellama.runtime.manifest import KvLayout, Manifest
 from edgellama.runtime.request import (
     Admission,
@@ -54,6 +55,9 @@ class ByteCodec:
     generation = Defaults()
     vocab_size = VOCAB
     has_chat_template = True
+
+    def guide(self, guide: Guide) -> None:
+        """Take any: an echo obeys none."""
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         if "tokenizer-bug" in text:

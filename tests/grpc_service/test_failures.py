@@ -61,6 +61,10 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"stop": "not a list"}, "stop.strings"),
         ({"logit_bias": {-1: 0.0}}, "sampling.logit_bias"),
         ({"add_generation_prompt": True}, "chat.add_generation_prompt"),
+        ({"choices": []}, "guide.choices"),
+        ({"regex": ""}, "guide.regex"),
+        ({"regex": "a", "ignore_eos": True}, "stop.ignore_eos"),
+        ({"regex": "a", "grammar": "a"}, "guide"),  # refused on this side
     ],
 )
 async def test_invalid_option_names_its_field(client, options, field):

@@ -10,6 +10,7 @@ from serving_engine import until
 from edgellama.grpc_service.client import Client
 from edgellama.grpc_service.client_errors import Cancelled
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import FinishReason, Sampling
 
 
@@ -75,6 +76,21 @@ async def test_every_option_reaches_the_engine(client, engine):
     assert (request.top_logprobs, request.request_id) == (2, "mine-1")
     assert (request.cache_salt, request.priority, request.tenant) == ("salt", -3, "tenant")
     assert request.skip_special_tokens is False
+
+
+@pytest.mark.parametrize(
+    ("options", "guide"),
+    [
+        ({"json_schema": '{"type": "null"}'}, Guide(json_schema='{"type": "null"}')),
+        ({"json_schema": {"type": "null"}}, Guide(json_schema='{"type": "null"}')),
+        ({"regex": "a+"}, Guide(regex="a+")),
+        ({"grammar": "start: /a/"}, Guide(grammar="start: /a/")),
+        ({"choices": ["a", "b"]}, Guide(choices=("a", "b"))),
+    ],
+)
+async def test_every_guide_reaches_the_engine(client, engine, options, guide):
+    await client.generate("a", max_new_tokens=1, **options)
+    assert engine.requests[-1].guide == guide
 
 
 async def test_stop_match_logprobs_and_id_come_back(client):

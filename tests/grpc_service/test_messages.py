@@ -110,16 +110,20 @@ def test_a_reason_of_a_newer_server_is_named():
         events.end_from_wire(pb.OutputEnd(reason=99), pb.Usage(), pb.Timing())
 
 
+def leaves(message, prefix=""):
+    """The dotted names of a message's fields; those of its messages, but not of lists of such."""
+    for field in message.fields:
+        name = prefix + field.name
+        if field.message_type is None or (prefix and field.is_repeated):
+            yield name
+        else:
+            yield from leaves(field.message_type, f"{name}.")
+
+
 def test_options_fields_and_messages_agree():
     assert set(GenerateOptions.__annotations__) == set(_FIELDS)
     covered = set(_FIELDS.values()) | {"text", "tokens.ids", "chat.messages", "want.token_ids"}
-    named = set()
-    for field in pb.GenerationSpec.DESCRIPTOR.fields:
-        if field.message_type is None:
-            named.add(field.name)
-        else:
-            named |= {f"{field.name}.{part.name}" for part in field.message_type.fields}
-    assert covered == named
+    assert covered == set(leaves(pb.GenerationSpec.DESCRIPTOR))
 
 
 def test_roles_agree_with_the_runtime():

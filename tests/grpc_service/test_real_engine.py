@@ -152,6 +152,31 @@ async def test_a_prompt_is_computed_once_for_each_salt(client):
     assert first[1] == other[1] == 0 and again[1] == len("what a tenant asks twice")
 
 
+async def test_guides_hold_over_the_wire(client):
+    schema = {"type": "array", "items": {"enum": [1, "b"]}, "minItems": 2, "maxItems": 2}
+    options = {"temperature": 1.0, "max_new_tokens": 40}
+    answers = await asyncio.gather(
+        client.generate("a", json_schema=schema | {"x-guidance": COMPACT}, seed=1, **options),
+        client.generate("a", regex="[0-9]{3}", seed=2, **options),
+        client.generate("a", choices=["yes", "no"], seed=3, **options),
+        client.generate("a", seed=4, **options),
+    )
+    assert json.loads(answers[0].text)[0] in (1, "b")
+    assert answers[1].text.isdigit() and len(answers[1].text) == 3
+    assert answers[2].text in ("yes", "no")
+    assert [answer.finish_reason for answer in answers] == [
+        *[FinishReason.GUIDE] * 3,
+        FinishReason.MAX_TOKENS,
+    ]
+    with pytest.raises(InvalidRequest, match="unclosed group") as caught:
+        await client.generate("a", regex="(")
+    assert caught.value.field == "guide.regex"
+
+
+# No blanks between the tokens: a random model would draw them for ever.
+COMPACT = {"whitespace_flexible": False}
+
+
 async def test_the_steps_of_the_engine_come_over_the_wire(client, engine):
     await asyncio.gather(*(client.generate(f"steps {i}", max_new_tokens=3) for i in range(6)))
     steps = await client.steps()
