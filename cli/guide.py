@@ -9,17 +9,17 @@ from typing import Any
 
 import click
 
+from edgellama.cli.failure import CliError
+from edgellama.cli.given import PATH
 from edgellama.runtime.guide import Guide
-
-_FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 
 
 def guide_options(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options; the command receives `guide`, a Guide, or None where none is given."""
 
-    @click.option("--json-schema", type=_FILE, help="File of a JSON schema that the answer obeys.")
+    @click.option("--json-schema", type=PATH, help="File of a JSON schema that the answer obeys.")
     @click.option("--regex", help="Regular expression that the whole answer matches.")
-    @click.option("--grammar", type=_FILE, help="File of a Lark grammar of the answer.")
+    @click.option("--grammar", type=PATH, help="File of a Lark grammar of the answer.")
     @click.option("--choice", "choices", multiple=True, help="One of the answers; repeatable.")
     @functools.wraps(command)
     def wrapped(
@@ -43,5 +43,5 @@ def _text(file: Path | None) -> str | None:
         return None
     try:
         return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{file} is not UTF-8 at byte {error.start}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CliError(f"{file} cannot be read as a text in UTF-8: {error}") from error

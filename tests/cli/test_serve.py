@@ -83,6 +83,8 @@ def test_guided_answers_locally_and_over_the_wire(target: str, engine: str, tmp_
         assert local["text"] == remote["text"]
     done = run("generate", engine, "--prompt", "a", "--regex", "(")
     assert done.exit_code == 1 and done.stderr.startswith("error: guide.regex: ")
+    done = run("generate", engine, "--prompt", "a", "--grammar", str(tmp_path / "none"))
+    assert done.exit_code == 1 and "none cannot be read" in done.stderr
     done = run("generate", engine, "--prompt", "a", "--regex", "a", "--choice", "a")
     assert done.exit_code == 1
     assert done.stderr.startswith("error: guide: has regex and choices; give exactly one of")
