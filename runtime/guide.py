@@ -25,7 +25,7 @@ class Guide:
     choices: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        given = [field.name for field in fields(self) if getattr(self, field.name) is not None]
+        given = self._given()
         if len(given) != 1:
             names = ", ".join(field.name for field in fields(self))
             found = f"has {' and '.join(given)}" if given else "is empty"
@@ -47,5 +47,7 @@ class Guide:
     @property
     def field(self) -> str:
         """The dotted name of the field that is set."""
-        (name,) = (field.name for field in fields(self) if getattr(self, field.name) is not None)
-        return f"guide.{name}"
+        return f"guide.{self._given()[0]}"
+
+    def _given(self) -> list[str]:
+        return [field.name for field in fields(self) if getattr(self, field.name) is not None]
