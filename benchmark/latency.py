@@ -7,6 +7,7 @@ are measured: a share compares two figures of the same second.
 
 from __future__ import annotations
 
+import math
 import random
 import resource
 import time
@@ -15,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgellama.benchmark.affordable import affordable
 from edgellama.benchmark.ceiling_meter import CeilingMeter, Ceilings
 from edgellama.benchmark.latency_grid import Grid, MeasurementError, grid_of
 from edgellama.benchmark.machine_watch import MachineWatch
@@ -44,13 +46,16 @@ def measure_latency(
     contexts: tuple[int, ...] | None = None,
     output_tokens: int | None = None,
     rounds: int = 5,
+    minutes: float | None = None,
     threads: int | None = None,
     ceilings: bool = True,
     progress: Report,
 ) -> dict[str, Any]:
     """Load the engine and measure the grid; greedy, stop ids ignored, random prompts.
 
-    What is None is taken from the profile (`grid_of`). `ceilings` False leaves the shares out.
+    What is None is taken from the profile (`grid_of`). A first round warms up; where repeating its
+    longest cells would take more than `minutes`, they keep that one. `ceilings` False leaves the
+    shares out.
     Raises MeasurementError, before anything is loaded, when the engine has no room for the grid,
     and for an engine on a GPU with ceilings: those of the GPU are check `cuda` of verify-gpu.
     """
@@ -93,7 +98,7 @@ def measure_latency(
             for context in grid.contexts
             for number in grid.rows
         ]
-        seen = _run([*requests, *steps], grid, meter, progress)
+        seen = _run([*requests, *steps], grid, meter, minutes, progress)
         request_rows = [cell.row() for cell in requests]
         step_rows = [cell.row() for cell in steps]
     return {
@@ -117,20 +122,43 @@ def measure_latency(
 
 
 def _run(
-    cells: list[RequestCell | StepCell], grid: Grid, meter: CeilingMeter | None, report: Report
+    cells: list[RequestCell | StepCell],
+    grid: Grid,
+    meter: CeilingMeter | None,
+    minutes: float | None,
+    report: Report,
 ) -> list[Ceilings]:
-    """Run every cell in every round; the first round warms up and is not kept."""
-    seen: list[Ceilings] = []
+    """Run every cell in every round; return the ceilings beside the rounds that are kept.
+
+    The first round warms up. It is kept of the cells that there is no time to repeat.
+    """
     total = (grid.rounds + 1) * len(cells)
-    for number in range(grid.rounds + 1):
-        for place, cell in enumerate(cells):
-            report("measure", number * len(cells) + place, total)
-            best = None if meter is None else meter.measure(cell.bytes)
-            cell.run(best, keep=number > 0)
-            if best is not None and number > 0:
-                seen.append(best)
+    done = 0
+    kept: dict[int, list[Ceilings]] = {place: [] for place in range(len(cells))}
+
+    def measure(place: int) -> float:
+        nonlocal done
+        report("measure", done, total)
+        began = time.perf_counter()
+        best = None if meter is None else meter.measure(cells[place].bytes)
+        cells[place].run(best)
+        if best is not None:
+            kept[place].append(best)
+        done += 1
+        return time.perf_counter() - began
+
+    first = {place: measure(place) for place in kept}
+    left = math.inf if minutes is None else 60 * minutes - sum(first.values())
+    repeated = sorted(affordable(first, grid.rounds, left))
+    total = done + grid.rounds * len(repeated)
+    for place in repeated:
+        cells[place].forget()
+        kept[place].clear()
+    for _ in range(grid.rounds):
+        for place in repeated:
+            measure(place)
     report("measure", total, total)
-    return seen
+    return [best for each in kept.values() for best in each]
 
 
 def _ceiling_facts(seen: list[Ceilings], threads: int | None) -> dict[str, Any] | None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 
-LISTS = ("chat", "shared-prefix")
+CHAT = "chat"
+LISTS = (CHAT, "shared-prefix")
 _FIXED = re.compile(r"([1-9][0-9]*)/([1-9][0-9]*)")
 _COLUMNS = 4
 

@@ -30,7 +30,8 @@ class SweepError(ValueError):
 class SweepPlan:
     """`seconds` a point, the rates as `fractions` of the saturation, whether bursts are added.
 
-    A request may take `timeout` seconds. `seed` fixes arrivals, lengths and tokens.
+    A point at a rate lasts longer where it must until `requests` are due on average. A request may
+    take `timeout` seconds. `seed` fixes arrivals, lengths and tokens.
     """
 
     seconds: float = 2.0
@@ -38,6 +39,7 @@ class SweepPlan:
     bursty: bool = False
     timeout: float = 120.0
     seed: int = 0
+    requests: int = 4
 
     def __post_init__(self) -> None:
         for name, value in (
@@ -49,6 +51,12 @@ class SweepPlan:
                 raise SweepError(f"{name} has {value!r}; it must be > 0 and finite")
         if not self.fractions:
             raise SweepError("fractions is empty; give at least one, for example 0.5")
+        if self.requests < 1:
+            raise SweepError(f"requests has {self.requests}; it must be >= 1")
+
+    def seconds_at(self, rate: float) -> float:
+        """Return how long requests are sent at `rate` a second."""
+        return max(self.seconds, self.requests / rate)
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,7 @@ class Sweep:
 
     async def open(self, rate: float, *, burstiness: float = 1.0) -> dict[str, Any]:
         """Return the row of one rate in requests/s."""
-        arrivals = Arrivals(rate, self.plan.seconds, burstiness, self.plan.seed)
+        arrivals = Arrivals(rate, self.plan.seconds_at(rate), burstiness, self.plan.seed)
         name = f"{arrivals.process} at {rate:.3g}/s"
         load = await open_loop(
             self.client,

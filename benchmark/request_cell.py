@@ -33,13 +33,16 @@ class RequestCell:
         """Bytes that a decode step in the middle of the answers must read."""
         return self._decode.bytes
 
-    def run(self, ceilings: Ceilings | None, *, keep: bool) -> None:
+    def run(self, ceilings: Ceilings | None) -> None:
         """Run one round."""
         vocabulary = range(self._engine.manifest.model.vocab_size)
         prompts = [tuple(self._draw.choices(vocabulary, k=self._prompt)) for _ in range(self._rows)]
         done = run_round(self._engine, prompts, self._output)
-        if keep:
-            self._rounds.append((done, ceilings))
+        self._rounds.append((done, ceilings))
+
+    def forget(self) -> None:
+        """Drop the rounds so far: they were to warm up."""
+        self._rounds.clear()
 
     def row(self) -> dict[str, Any]:
         """Return the figures of all rounds."""

@@ -96,6 +96,7 @@ async def _measure(
         "lengths": fitting.name,
         "workload": fitting.as_dict(),
         "seconds": plan.seconds,
+        "requests": plan.requests,
         "seed": plan.seed,
         "closed": closed,
         "open": opened,

@@ -38,15 +38,18 @@ class StepCell:
         """Bytes that the step must read."""
         return self._work.bytes
 
-    def run(self, ceilings: Ceilings | None, *, keep: bool) -> None:
+    def run(self, ceilings: Ceilings | None) -> None:
         """Run some steps; their median is the round's figure."""
         seconds: list[float] = []
         while len(seconds) < _LEAST_STEPS or sum(seconds) < _LEAST_SECONDS:
             began = time.perf_counter()
             self._backend.run(self._step)
             seconds.append(time.perf_counter() - began)
-        if keep:
-            self._rounds.append((median(seconds), ceilings))
+        self._rounds.append((median(seconds), ceilings))
+
+    def forget(self) -> None:
+        """Drop the rounds so far: they were to warm up."""
+        self._rounds.clear()
 
     def row(self) -> dict[str, Any]:
         """Return the figures of all rounds."""

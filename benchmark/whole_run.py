@@ -23,10 +23,11 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run measures: `rounds` of latency, `sweep` and `lengths` of serving, and whether
-    instructions are counted and the machine's ceilings measured."""
+    """What a run measures: `rounds` of latency within `minutes`, `sweep` and `lengths` of serving,
+    and whether instructions are counted and the machine's ceilings measured."""
 
     rounds: int
+    minutes: float
     sweep: SweepPlan
     lengths: Lengths
     counts: bool = True
@@ -53,7 +54,11 @@ def measure_run(
     manifest = read_manifest(directory)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     latency = measure_latency(
-        directory, rounds=plan.rounds, ceilings=plan.ceilings, progress=progress
+        directory,
+        rounds=plan.rounds,
+        minutes=plan.minutes,
+        ceilings=plan.ceilings,
+        progress=progress,
     )
     serve = measure_serving(
         target=None,

@@ -37,7 +37,21 @@ MEASUREMENTS = Path("docs") / "measurements"
     callback=seconds_value,
     help="Of each point of the sweep.",
 )
-@click.option("--lengths", default="chat", show_default=True, help="As `bench serve` has it.")
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="A rate lasts longer than --seconds until so many are due.",
+)
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0),
+    default=6.0,
+    show_default=True,
+    help="Of latency; what would take longer is measured once.",
+)
+@click.option("--lengths", help="As `bench serve` has it; those of the profile's [slo] by default.")
 @click.option("--peers", type=PATH, help="The document of `bench peers` to show beside it.")
 @click.option("--counts/--no-counts", default=True, help="Count instructions, with valgrind.")
 @click.option("--ceilings/--no-ceilings", default=True, help="Measure the machine's best beside.")
@@ -46,7 +60,9 @@ def bench_all(
     out: Path | None,
     rounds: int,
     seconds: float,
-    lengths: str,
+    requests: int,
+    minutes: float,
+    lengths: str | None,
     peers: Path | None,
     counts: bool,
     ceilings: bool,
@@ -58,16 +74,17 @@ def bench_all(
     """
     directory = engine_directory(engine)
 
-    from edgellama.benchmark.lengths import lengths_by_name
+    from edgellama.benchmark.lengths import CHAT, lengths_by_name
     from edgellama.benchmark.rate_sweep import SweepPlan
     from edgellama.benchmark.report.page import write_report
     from edgellama.benchmark.whole_run import RunPlan, measure_run
     from edgellama.runtime.manifest import read_manifest
 
-    plan = RunPlan(rounds, SweepPlan(seconds), lengths_by_name(lengths), counts, ceilings)
+    profile = read_manifest(directory).profile
+    sent = lengths_by_name(lengths or (profile.slo.lengths if profile.slo else CHAT))
+    plan = RunPlan(rounds, minutes, SweepPlan(seconds, requests=requests), sent, counts, ceilings)
     beside = None if peers is None else _peers(peers)
-    profile = read_manifest(directory).profile.name
-    folder = out or MEASUREMENTS / f"{date.today().isoformat()}-{profile}"
+    folder = out or MEASUREMENTS / f"{date.today().isoformat()}-{profile.name}"
     folder.mkdir(parents=True, exist_ok=True)  # one that cannot be written fails before the run
     with progress() as report:
         command = shlex.join(["edgellama", *sys.argv[1:]])

@@ -36,9 +36,7 @@ def _fractions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
 @click.option("--engine", help="The engine of the server: measures what gRPC costs it.")
 @click.option(
     "--lengths",
-    default="chat",
-    show_default=True,
-    help="PROMPT/OUTPUT such as 128/128, chat, or shared-prefix.",
+    help="PROMPT/OUTPUT such as 128/128, chat, or shared-prefix; default: --profile's, or chat.",
 )
 @click.option("--profile", help="Profile, or its .toml, whose [slo] counts.")
 @click.option("--slo-ttft-ms", type=float, help="A good request's time to first token.")
@@ -50,6 +48,13 @@ def _fractions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     show_default=True,
     callback=seconds_value,
     help="Of each point.",
+)
+@click.option(
+    "--requests",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="A rate lasts longer than --seconds until so many are due.",
 )
 @click.option(
     "--rates",
@@ -72,11 +77,12 @@ def _fractions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
 def serve(
     target: str | None,
     engine: str | None,
-    lengths: str,
+    lengths: str | None,
     profile: str | None,
     slo_ttft_ms: float | None,
     slo_itl_ms: float | None,
     seconds: float,
+    requests: int,
     fractions: tuple[float, ...],
     bursty: bool,
     timeout: float,
@@ -95,11 +101,11 @@ def serve(
     slo = _slo(profile, slo_ttft_ms, slo_itl_ms)
 
     from edgellama.benchmark.grpc_tax import TaxPlan
-    from edgellama.benchmark.lengths import lengths_by_name
+    from edgellama.benchmark.lengths import CHAT, lengths_by_name
     from edgellama.benchmark.rate_sweep import SweepPlan
 
-    plan = SweepPlan(seconds, fractions, bursty, timeout, seed)
-    chosen = lengths_by_name(lengths)
+    plan = SweepPlan(seconds, fractions, bursty, timeout, seed, requests)
+    chosen = lengths_by_name(lengths or (slo.lengths if slo else CHAT))
 
     result = _measured(target, directory, chosen, slo, plan, TaxPlan())
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -38,6 +39,7 @@ TARGETS = ("ort", "trt-native", "trt-plugin", "trt-plain")
 # The libraries that run an engine: TensorRT, and TensorRT for RTX, which builds without a GPU.
 TENSORRT_BACKENDS = ("tensorrt", "tensorrt-rtx")
 BACKENDS = ("onnxruntime", *TENSORRT_BACKENDS)
+_LENGTHS = re.compile("chat|shared-prefix|[1-9][0-9]*/[1-9][0-9]*")
 
 
 @dataclass(frozen=True)
@@ -191,17 +193,24 @@ class Slo:
     """Service level of one request at the profile's load, 95th percentiles in milliseconds.
 
     `ttft_ms` is the time to the first token, `itl_ms` the time between two tokens; `source` says
-    whose bounds they are.
+    whose bounds they are. `lengths` are the requests that the bounds are for: `chat`,
+    `shared-prefix`, or PROMPT/OUTPUT tokens.
     """
 
     ttft_ms: float
     itl_ms: float
     source: str
+    lengths: str = "chat"
 
     def __post_init__(self) -> None:
         for name in ("ttft_ms", "itl_ms"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ProfileError(f"slo.{name} is {getattr(self, name)!r}; it must be > 0")
+        if not _LENGTHS.fullmatch(self.lengths):
+            raise ProfileError(
+                f"slo.lengths is {self.lengths!r}; it must be 'chat', 'shared-prefix', or "
+                "PROMPT/OUTPUT in tokens such as '128/32'"
+            )
 
 
 @dataclass(frozen=True)

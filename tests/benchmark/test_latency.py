@@ -139,3 +139,20 @@ def test_a_real_engine_is_measured(small_engine: Path, manifest: Manifest) -> No
         progress=silent,
     )
     assert without["ceilings"] is None and "decode_share" not in without["requests"][0]
+
+
+def test_what_there_is_no_time_to_repeat_keeps_its_first_round(small_engine: Path) -> None:
+    stages: list[tuple[int, int]] = []
+    found = measure_latency(
+        small_engine,
+        rows=(1,),
+        prompts=(4,),
+        contexts=(8,),
+        output_tokens=4,
+        rounds=3,
+        minutes=0.0,
+        progress=lambda _stage, done, total: stages.append((done, total)),
+    )
+    assert stages[-1] == (2, 2)
+    assert found["requests"][0]["rounds"] == 1 and found["steps"][0]["share"]["n"] == 1
+    assert found["ceilings"]["read_gb_s"]["n"] == 2

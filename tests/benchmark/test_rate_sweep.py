@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellama.benchmark.arrivals import Arrivals
 from edgellama.benchmark.load import Load, Sent
 from edgellama.benchmark.rate_sweep import (
     SweepError,
@@ -60,9 +61,26 @@ def test_a_full_loop_is_littles_law(concurrency: int, seconds: list[float]) -> N
 
 @pytest.mark.parametrize(
     "plan",
-    [{"seconds": 0.0}, {"timeout": -1.0}, {"fractions": ()}, {"fractions": (0.5, 0.0)}],
+    [
+        {"seconds": 0.0},
+        {"timeout": -1.0},
+        {"fractions": ()},
+        {"fractions": (0.5, 0.0)},
+        {"requests": 0},
+    ],
     ids=str,
 )
 def test_a_plan_is_checked(plan: dict[str, Any]) -> None:
     with pytest.raises(SweepError, match=next(iter(plan))):
         SweepPlan(**plan)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(0.1, 60.0), (2.0, 3.0), (4.0, 3.0)])
+def test_a_low_rate_lasts_until_requests_are_due(rate: float, seconds: float) -> None:
+    assert SweepPlan(3.0, requests=6).seconds_at(rate) == seconds
+
+
+def test_every_rate_of_a_slow_server_sends_requests() -> None:
+    plan = SweepPlan(3.0)
+    for rate in (0.01, 0.1, 1.0):
+        assert Arrivals(rate, plan.seconds_at(rate), seed=plan.seed).times()

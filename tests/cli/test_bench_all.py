@@ -35,6 +35,7 @@ def test_a_whole_run(engine: str, tmp_path: Path) -> None:
     assert read.latency is not None and read.serve is not None
     assert document["profile"] == "cpu-tiny" and document["peers"] is None
     assert all(row["share"]["median"] > 0 for row in document["latency"]["steps"])
+    assert all(row["requests"] for row in document["serve"]["open"])
     page = (out / "report.html").read_text(encoding="utf-8")
     text = page.partition('<section id="document">')[0]
     for words in ("Words", "read bandwidth", document["environment"]["cpu"]):

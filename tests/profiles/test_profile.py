@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgellama.benchmark.lengths import LISTS, lengths_by_name
 from edgellama.profiles.profile import (
     ProfileError,
     load_profile,
@@ -83,6 +84,9 @@ WRONG = (
 )
 
 
+SLO = '[slo]\nttft_ms = 500.0\nitl_ms = 30.0\nsource = "ours"\n'
+
+
 def write(folder: Path, text: str) -> str:
     path = folder / "box.toml"
     path.write_text(text, encoding="utf-8")
@@ -149,3 +153,16 @@ def test_a_shipped_profile_is_valid(name: str) -> None:
 
 def test_cpu_tiny_is_shipped() -> None:
     assert {"cpu-1b", "cpu-tiny"} <= set(profile_names())
+
+
+@pytest.mark.parametrize("lengths", [*LISTS, "128/32"])
+def test_the_requests_of_a_service_level_have_known_lengths(tmp_path: Path, lengths: str) -> None:
+    slo = load_profile(write(tmp_path, f'{VALID}{SLO}lengths = "{lengths}"\n')).slo
+    assert slo is not None and slo.lengths == lengths
+    assert lengths_by_name(slo.lengths).pairs
+
+
+def test_a_service_level_of_unknown_lengths_is_refused(tmp_path: Path) -> None:
+    assert load_profile(write(tmp_path, VALID + SLO)).slo.lengths == "chat"  # type: ignore[union-attr]
+    with pytest.raises(ProfileError, match=r"slo\.lengths is '0/8'; it must be"):
+        load_profile(write(tmp_path, f'{VALID}{SLO}lengths = "0/8"\n'))
