@@ -90,6 +90,7 @@ def bench_all(
         command = shlex.join(["edgellama", *sys.argv[1:]])
         document = measure_run(directory, plan, command=command, peers=beside, progress=report)
         run = folder / "run.json"
+        folder.mkdir(parents=True, exist_ok=True)  # whoever removed it meanwhile costs no run
         write_json(document, run)
         files = [run, *write_report(document, folder, report=report)]
     if as_json:
