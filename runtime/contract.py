@@ -20,10 +20,19 @@ _TENSORRT = (
 # Target -> its inputs before the caches.
 _FIRST: Mapping[str, tuple[TensorInfo, ...]] = {
     "ort": (
-        _IDS,
-        # Total length - 1 of each row, cache and new tokens together; and the largest total.
+        # The new tokens of the rows, one each, and of one chunk, behind one another.
+        TensorInfo("input_ids", "int64", (1, "tokens")),
+        # Which of the tokens each row of the batch, and each position of the chunk, is.
+        TensorInfo("decode_rows", "int64", ("batch", 1)),
+        TensorInfo("chunk_rows", "int64", (1, "chunk")),
+        # Where each token stands in the batch and the chunk behind it.
+        TensorInfo("token_order", "int64", (1, "tokens")),
+        # Total length - 1 of each row, cache and new token together; and the largest total.
         TensorInfo("seqlens_k", "int32", ("batch",)),
         TensorInfo("total_sequence_length", "int32", ()),
+        # The same of the chunk.
+        TensorInfo("chunk_seqlens_k", "int32", (1,)),
+        TensorInfo("chunk_total_sequence_length", "int32", ()),
         _ROWS,
     ),
     "trt-native": _TENSORRT,
@@ -33,20 +42,32 @@ _FIRST: Mapping[str, tuple[TensorInfo, ...]] = {
 
 
 def graph_inputs(target: str, kv: KvLayout) -> tuple[TensorInfo, ...]:
-    """Return a target's inputs: one graph serves a chunk `[1, n]` and a ragged decode `[n, 1]`."""
-    return (*_FIRST[target], *_caches("past_key_values", kv))
+    """Return a target's inputs.
+
+    A graph of TensorRT's targets takes a chunk `[1, n]` or a ragged decode `[n, 1]`. One of `ort`
+    takes both in one step, each with a cache of its own.
+    """
+    return (*_FIRST[target], *_caches(target, "past_key_values", kv))
 
 
-def graph_outputs(kv: KvLayout, vocab_size: int) -> tuple[TensorInfo, ...]:
+def graph_outputs(target: str, kv: KvLayout, vocab_size: int) -> tuple[TensorInfo, ...]:
     """Return the outputs; each `present` is bound to the memory of its `past_key_values`."""
     return (
         TensorInfo("logits", "float32", ("rows", vocab_size)),
-        *_caches("present", kv),
+        *_caches(target, "present", kv),
     )
 
 
-def _caches(prefix: str, kv: KvLayout) -> list[TensorInfo]:
-    shape = ("batch", kv.kv_heads, kv.capacity, kv.head_dim)
+def _caches(target: str, prefix: str, kv: KvLayout) -> list[TensorInfo]:
+    if target != "ort":
+        return _layers(prefix, kv, ("batch", kv.kv_heads, kv.capacity, kv.head_dim))
+    # Rows or a chunk that a step lacks have a cache of one position.
+    rows = ("batch", kv.kv_heads, "capacity", kv.head_dim)
+    chunk = (1, kv.kv_heads, "chunk_capacity", kv.head_dim)
+    return [*_layers(prefix, kv, rows), *_layers(f"chunk_{prefix}", kv, chunk)]
+
+
+def _layers(prefix: str, kv: KvLayout, shape: tuple[int | str, ...]) -> list[TensorInfo]:
     return [
         TensorInfo(f"{prefix}.{layer}.{kind}", kv.dtype, shape)
         for layer in range(kv.layers)
@@ -62,8 +83,9 @@ def check_graph(
     Raises EngineError that names the first difference. A size that the contract fixes may be
     dynamic in the graph, but not the other way round; `engine.json` must agree exactly.
     """
-    wanted_inputs = graph_inputs(manifest.profile.build.target, manifest.kv)
-    wanted_outputs = graph_outputs(manifest.kv, manifest.model.vocab_size)
+    target = manifest.profile.build.target
+    wanted_inputs = graph_inputs(target, manifest.kv)
+    wanted_outputs = graph_outputs(target, manifest.kv, manifest.model.vocab_size)
     for kind, found, recorded, wanted in (
         ("input", inputs, manifest.inputs, wanted_inputs),
         ("output", outputs, manifest.outputs, wanted_outputs),

@@ -12,7 +12,7 @@ from typing import Any
 from edgellama.profiles.model import ModelConfig, RopeScaling
 from edgellama.profiles.profile import Profile, profile_from_dict
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "engine.json"
 _CHUNK = 1 << 20
 

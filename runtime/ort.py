@@ -1,9 +1,9 @@
-"""The ONNX Runtime backend: one graph for prefill chunks and ragged decode, KV in numpy."""
+"""The ONNX Runtime backend: running rows and a chunk in one step of one graph, KV in numpy."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import onnxruntime as ort
 from edgellama.runtime.backend import Logits
 from edgellama.runtime.contract import check_graph
 from edgellama.runtime.manifest import EngineError, KvLayout, Manifest, TensorInfo
+from edgellama.runtime.ort_cache import CachePool
+from edgellama.runtime.ort_feeds import Range, StepFeeds, StepShape
 from edgellama.runtime.step import PrefillChunk, Step
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
@@ -43,31 +45,23 @@ _LOG_ERRORS = 3
 class OrtBackend:
     """Owns a session and the pool: a `[slots, kv_heads, capacity, head_dim]` array per key, value.
 
-    Past and present of a run are bound to the same memory, a view of the pool over a range of
-    slots `[low, high)`, so GroupQueryAttention appends in place and nothing is copied. A decode
-    takes the smallest range that holds its rows; an idle slot inside writes at `lengths[slot]`,
-    which its next chunk overwrites before anything reads it.
+    Past and present of a run are bound to the same memory, so GroupQueryAttention appends in place
+    and nothing is copied: of the rows to a view of the pool over a range of slots `[low, high)`, of
+    the chunk to a view of its slot. A step takes the smallest range that holds its rows; an idle
+    slot inside writes at `lengths[slot]`, which its next chunk overwrites before anything reads it.
+    If the chunk's own slot lies inside, its row repeats the chunk's first token: both write the
+    same. Rows or a chunk that a step lacks have a spare cache of one position, which nobody reads.
     """
 
     def __init__(self, session: ort.InferenceSession, kv: KvLayout, vocab_size: int) -> None:
         self._session = session
         self._kv = kv
         self._vocab_size = vocab_size
-        shape = (kv.slots, kv.kv_heads, kv.capacity, kv.head_dim)
-        self._pool: dict[str, npt.NDArray[Any]] = {}
-        for layer in range(kv.layers):
-            for kind in ("key", "value"):
-                array = np.empty(shape, np.dtype(kv.dtype))
-                array.fill(0)  # takes the page faults here and not in the first request
-                self._pool[f"{layer}.{kind}"] = array
-        self._ids = np.zeros(max(kv.capacity, kv.slots), np.int64)
-        self._seqlens = np.zeros(kv.slots, np.int32)
-        self._total = np.zeros((), np.int32)
-        self._indices = np.zeros(max(kv.capacity, kv.slots), np.int64)
+        self._pool = CachePool(kv)
+        self._feeds = StepFeeds(kv.slots, kv.capacity)
         self._logits = np.empty((kv.slots + 1, vocab_size), np.float32)
-        self._total_value = ort.OrtValue.ortvalue_from_numpy(self._total)
-        self._bindings: dict[tuple[int, int], ort.IOBinding] = {}
-        self._values: dict[tuple[str, int, int], ort.OrtValue] = {}
+        self._bindings: dict[Range | None, _Binding] = {}
+        self._logits_values: dict[int, ort.OrtValue] = {}
         self._run_seconds = 0.0
 
     @classmethod
@@ -134,14 +128,24 @@ class OrtBackend:
         return self._run_seconds
 
     def run(self, step: Step) -> Logits:
-        """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next."""
+        """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next.
+
+        Of a step without running rows whose chunk is not the last, the logits of the chunk's last
+        token are computed and dropped: reductions over an empty batch (dynamic quantisation in
+        front of the head) do not work.
+        """
         for copy in step.copies:
-            for array in self._pool.values():
-                array[copy.target, :, : copy.length] = array[copy.source, :, : copy.length]
-        if step.decode:  # an empty batch would kill the process inside GroupQueryAttention
-            self._decode(step)
-        if step.prefill is not None:
-            self._prefill(step.prefill, len(step.decode))
+            self._pool.copy(copy)
+        decode, chunk = step.decode, step.prefill
+        if decode or chunk is not None:
+            wanted = step.num_logits or 1
+            value = self._logits_values.get(wanted)
+            if value is None:
+                value = ort.OrtValue.ortvalue_from_numpy(self._logits[:wanted])
+                self._logits_values[wanted] = value
+            shape = self._feeds.fill(decode, chunk, step.lengths)
+            self._feeds.want_last(len(decode), wanted, shape.tokens)
+            self._execute(shape, chunk, wanted, value)
         return self._logits[: step.num_logits]
 
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
@@ -151,112 +155,64 @@ class OrtBackend:
         `[start, start + len(tokens))` are valid afterwards.
         """
         count = len(tokens)
+        chunk = PrefillChunk(slot, tuple(tokens), start, is_last=True)
+        shape = self._feeds.fill((), chunk, ())
+        self._feeds.want_all(count)
         logits = np.empty((count, self._vocab_size), np.float32)
-        self._indices[:count] = np.arange(count)
-        binding = self._feed_chunk(slot, tokens, start)
-        binding.bind_ortvalue_input("logits_indices", self._value("indices", 0, count))
-        binding.bind_ortvalue_output("logits", ort.OrtValue.ortvalue_from_numpy(logits))
-        self._execute(binding)
+        self._execute(shape, chunk, count, ort.OrtValue.ortvalue_from_numpy(logits))
         return logits
 
     def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
         """Return views `[kv_heads, length, head_dim]` of a slot's cache, by `LAYER.key|value`."""
-        return {name: array[slot, :, :length] for name, array in self._pool.items()}
+        return self._pool.read(slot, length)
 
     def close(self) -> None:
         """Free the weights and the pool; the backend cannot run afterwards."""
         self._bindings.clear()
-        self._values.clear()
+        self._logits_values.clear()
         self._pool.clear()
         self._session = None
 
-    def _decode(self, step: Step) -> None:
-        """Run `[high - low, 1]` tokens; row r of the logits belongs to `step.decode[r]`."""
-        slots = [row.slot for row in step.decode]
-        low, high = min(slots), max(slots) + 1
-        count, rows = high - low, len(slots)
-        lengths = step.lengths[low:high]
-        longest = max(lengths)
-        if longest >= self.capacity:
-            raise ValueError(f"a slot of {low}..{high - 1} has no position left: {lengths}")
-        ids, indices = self._ids, self._indices
-        ids[:count] = 0  # idle rows feed any valid token
-        for r, row in enumerate(step.decode):
-            ids[row.slot - low] = row.token
-            indices[r] = row.slot - low
-        self._seqlens[:count] = lengths
-        self._total[...] = longest + 1
-        binding = self._binding(low, high)
-        binding.bind_ortvalue_input("input_ids", self._value("decode_ids", 0, count))
-        binding.bind_ortvalue_input("logits_indices", self._value("indices", 0, rows))
-        binding.bind_ortvalue_output("logits", self._value("logits", 0, rows))
-        self._execute(binding)
-
-    def _prefill(self, chunk: PrefillChunk, row: int) -> None:
-        """Run one chunk; the logits of its last token go to `row`.
-
-        They are computed for every chunk and dropped when it is not the last: asking for no row
-        works with MatMul and MatMulNBits, but reductions over an empty batch (dynamic
-        quantisation in front of the head) do not.
-        """
-        self._indices[0] = len(chunk.tokens) - 1
-        binding = self._feed_chunk(chunk.slot, chunk.tokens, chunk.start)
-        binding.bind_ortvalue_input("logits_indices", self._value("indices", 0, 1))
-        binding.bind_ortvalue_output("logits", self._value("logits", row, row + 1))
-        self._execute(binding)
-
-    def _execute(self, binding: ort.IOBinding) -> None:
+    def _execute(
+        self, shape: StepShape, chunk: PrefillChunk | None, wanted: int, logits: ort.OrtValue
+    ) -> None:
+        """Bind what differs from the last step over the same rows, and run."""
+        bound = self._bindings.get(shape.rows)
+        if bound is None:
+            bound = _Binding(self._session.io_binding(), self._pool, shape.rows)
+            self._bindings[shape.rows] = bound
+        bound.set_chunk(self._pool, None if chunk is None else chunk.slot)
+        sizes = (shape.tokens, shape.chunk, wanted)
+        if bound.sizes != sizes:
+            for name, value in self._feeds.values(shape, wanted):
+                bound.binding.bind_ortvalue_input(name, value)
+            bound.sizes = sizes
+        bound.binding.bind_ortvalue_output("logits", logits)
         began = time.perf_counter()
-        self._session.run_with_iobinding(binding)
+        self._session.run_with_iobinding(bound.binding)
         self._run_seconds += time.perf_counter() - began
 
-    def _feed_chunk(self, slot: int, tokens: Sequence[int], start: int) -> ort.IOBinding:
-        count = len(tokens)
-        if count < 1 or start < 0 or start + count > self.capacity:
-            raise ValueError(
-                f"{count} tokens at position {start} do not fit a slot of {self.capacity}"
-            )
-        self._ids[:count] = tokens
-        self._seqlens[0] = start + count - 1
-        self._total[...] = start + count
-        binding = self._binding(slot, slot + 1)
-        binding.bind_ortvalue_input("input_ids", self._value("chunk_ids", 0, count))
-        return binding
 
-    def _binding(self, low: int, high: int) -> ort.IOBinding:
-        """Return the binding over the pool's slots `[low, high)`, made once a range."""
-        binding = self._bindings.get((low, high))
-        if binding is None:
-            if not 0 <= low < high <= self.slots:
-                raise ValueError(f"slots {low}..{high - 1} are outside 0..{self.slots - 1}")
-            binding = self._session.io_binding()
-            for name, array in self._pool.items():
-                value = ort.OrtValue.ortvalue_from_numpy(array[low:high])
-                binding.bind_ortvalue_input(f"past_key_values.{name}", value)
-                binding.bind_ortvalue_output(f"present.{name}", value)
-            binding.bind_ortvalue_input("seqlens_k", self._value("seqlens", 0, high - low))
-            binding.bind_ortvalue_input("total_sequence_length", self._total_value)
-            self._bindings[low, high] = binding
-        return binding
+class _Binding:
+    """One binding over the rows of a range; what is bound besides them, to bind it once."""
 
-    def _value(self, name: str, start: int, stop: int) -> ort.OrtValue:
-        """Return a view of a preallocated array as an OrtValue, made once a range."""
-        value = self._values.get((name, start, stop))
-        if value is None:
-            view: npt.NDArray[Any]
-            if name == "logits":
-                view = self._logits[start:stop]
-            elif name == "seqlens":
-                view = self._seqlens[start:stop]
-            elif name == "indices":
-                view = self._indices[start:stop]
-            elif name == "decode_ids":
-                view = self._ids[start:stop, None]
-            else:
-                view = self._ids[None, start:stop]
-            value = ort.OrtValue.ortvalue_from_numpy(view)
-            self._values[name, start, stop] = value
-        return value
+    def __init__(self, binding: ort.IOBinding, pool: CachePool, rows: Range | None) -> None:
+        self.binding = binding
+        self.sizes: tuple[int, int, int] | None = None
+        self._chunk_slot: int | None = -1  # neither a slot nor the spare
+        self._bind("", pool.spare() if rows is None else pool.slots(*rows))
+
+    def set_chunk(self, pool: CachePool, slot: int | None) -> None:
+        """Let the chunk write to `slot`, or to the spare cache."""
+        if slot == self._chunk_slot:
+            return
+        self._bind("chunk_", pool.spare() if slot is None else pool.slots(slot, slot + 1))
+        self._chunk_slot = slot
+
+    def _bind(self, prefix: str, values: Mapping[str, ort.OrtValue]) -> None:
+        for name, value in values.items():
+            self.binding.bind_ortvalue_input(f"{prefix}past_key_values.{name}", value)
+            self.binding.bind_ortvalue_output(f"{prefix}present.{name}", value)
 
 
 def _tensors(nodes: Sequence[Any]) -> tuple[TensorInfo, ...]:

@@ -11,6 +11,7 @@ from edgellama.optimize.passes.gather_quantized import fuse_gather_quantized
 from edgellama.optimize.passes.gqa import fuse_gqa
 from edgellama.optimize.passes.integer_linears import fuse_integer_linears
 from edgellama.optimize.passes.matmul_nbits import fuse_matmul_nbits
+from edgellama.optimize.passes.mixed_attention import mixed_attention
 from edgellama.optimize.passes.pack_linears import QKV, pack_linears
 from edgellama.optimize.passes.pad_heads import MULTIPLE, pad_heads
 from edgellama.optimize.passes.rms_norm import fuse_rms_norm
@@ -60,6 +61,7 @@ def ort_steps(model: ModelConfig, precision: Precision, capacity: int) -> tuple[
         PassStep("pack_qkv", partial(pack_linears, group=QKV), layers),
         PassStep("gqa", fuse_gqa, layers),
         PassStep("pad_heads", pad_heads, layers if model.head_dim % MULTIPLE else 0),
+        PassStep("mixed_attention", mixed_attention, layers),
         PassStep("skip_rms_norm", fuse_skip_rms_norm, 2 * layers),
         PassStep("select_logits", select_logits, 1),
         *_weight_steps(model, precision),

@@ -228,7 +228,7 @@ def test_a_half_export_is_refused_by_the_cpu_target(checkpoint: Path, tmp_path: 
 def test_the_manifest_tells_sizes_tools_and_the_plan(portable: Path, tmp_path: Path) -> None:
     report = optimize_portable(profile("int8", "int8"), portable, tmp_path / "engine")
     raw = json.loads((report.engine / "engine.json").read_text())
-    assert raw["schema_version"] == 2
+    assert raw["schema_version"] == 3
     assert raw["bytes"] == report.bytes == sum(f["bytes"] for f in raw["files"].values())
     assert {"onnxruntime", "torch", "edgellama"} <= raw["versions"].keys()
     assert raw["build"]["plan"]["fits"] is True

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize.passes.gqa import fuse_gqa
 from edgellama.optimize.passes.half_storage import store_half
+from edgellama.optimize.passes.mixed_attention import mixed_attention
 from edgellama.optimize.passes.pack_linears import QKV, pack_linears
 from edgellama.optimize.passes.rms_norm import fuse_rms_norm
 from edgellama.optimize.passes.rotary import angle_tables, fuse_rotary
@@ -93,6 +94,24 @@ def test_gqa_replaces_attention_mask_and_positions(model: ir.Model) -> None:
     names = [value.name for value in model.graph.inputs]
     assert "position_ids" not in names
     assert {"seqlens_k", "total_sequence_length"} <= set(names)
+
+
+def test_rows_and_a_chunk_attend_apart(model: ir.Model) -> None:
+    for _, run, _ in STANDARD[:3]:
+        run(model)
+    assert mixed_attention(model) == 0, "nothing is fused yet"
+    fuse_gqa(model)
+    assert mixed_attention(model) == LAYERS
+    assert mixed_attention(model) == 0
+    nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
+    assert len(nodes) == 2 * LAYERS
+    rows, chunk = (Counter(node.inputs[n].name for node in nodes) for n in (5, 6))
+    assert rows == {"seqlens_k": LAYERS, "chunk_seqlens_k": LAYERS}
+    assert chunk == {"total_sequence_length": LAYERS, "chunk_total_sequence_length": LAYERS}
+    linears = Counter(node.op_type for node in model.graph)
+    assert linears["MatMul"] == 5 * LAYERS + 1, "each weight is read once"
+    outputs = {value.name for value in model.graph.outputs}
+    assert {"present.0.key", "chunk_present.0.key", "chunk_present.1.value"} <= outputs
 
 
 def test_gqa_declines_without_its_forerunners(model: ir.Model) -> None:

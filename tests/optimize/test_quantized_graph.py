@@ -129,7 +129,7 @@ def engine_logits(model: ir.Model, config: ModelConfig, folder: Path) -> np.ndar
             np.zeros((1, value.shape[1], CAPACITY, value.shape[3]), types[value.type])
         )
         for value in session.get_inputs()
-        if value.name.startswith("past_key_values.")
+        if "past_key_values." in value.name
     }
     rows, start = [], 0
     for count in CHUNKS:
@@ -137,8 +137,13 @@ def engine_logits(model: ir.Model, config: ModelConfig, folder: Path) -> np.ndar
         feed = {
             "input_ids": np.array([IDS[start : start + count]], np.int64),
             "logits_indices": np.arange(count, dtype=np.int64),
-            "seqlens_k": np.array([start + count - 1], np.int32),
-            "total_sequence_length": np.array(start + count, np.int32),
+            "decode_rows": np.array([[0]], np.int64),  # nobody reads it: it has a spare cache
+            "chunk_rows": np.arange(count)[None],
+            "token_order": np.arange(1, count + 1)[None],
+            "seqlens_k": np.zeros(1, np.int32),
+            "total_sequence_length": np.array(1, np.int32),
+            "chunk_seqlens_k": np.array([start + count - 1], np.int32),
+            "chunk_total_sequence_length": np.array(start + count, np.int32),
         }
         for name, array in feed.items():
             binding.bind_cpu_input(name, array)

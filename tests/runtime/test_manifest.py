@@ -61,7 +61,7 @@ def change(directory: Path, alter: Callable[[Any], object]) -> None:
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (lambda raw: raw.update(schema_version=3), "schema_version is 3; this version reads 2"),
+        (lambda raw: raw.update(schema_version=4), "schema_version is 4; this version reads 3"),
         (lambda raw: raw.pop("kv"), "damaged .*'kv'"),
         (lambda raw: raw.update(graph="../other/model.onnx"), "not among its files"),
         (lambda raw: raw.update(graph="/etc/passwd"), "not among its files"),

@@ -65,33 +65,51 @@ def quantised_head() -> tuple[Array, dict[str, npt.NDArray[np.generic]]]:
     }
 
 
+def attention_nodes(layer: int, rows: str, prefix: str) -> list[onnx.NodeProto]:
+    """Return the nodes that attend from some of the tokens, over a cache of their own."""
+    node, past = helper.make_node, f"{prefix}past_key_values.{layer}"
+    return [
+        node("Gather", [f"tokens.{layer}", rows], [f"{prefix}picked.{layer}"]),
+        node(
+            "GroupQueryAttention",
+            [
+                f"{prefix}picked.{layer}",
+                "",
+                "",
+                f"{past}.key",
+                f"{past}.value",
+                f"{prefix}seqlens_k",
+                f"{prefix}total_sequence_length",
+                "cos",
+                "sin",
+            ],
+            [
+                f"{prefix}attended.{layer}",
+                f"{prefix}present.{layer}.key",
+                f"{prefix}present.{layer}.value",
+            ],
+            domain="com.microsoft",
+            num_heads=HEADS,
+            kv_num_heads=KV_HEADS,
+            do_rotary=1,
+        ),
+        node("Reshape", [f"{prefix}attended.{layer}", "flat"], [f"{prefix}rows.{layer}"]),
+    ]
+
+
 def make_graph(path: Path, *, quantised: bool = False) -> None:
-    """Write embedding, `LAYERS` x (packed qkv, GroupQueryAttention, out), gathered rows, head."""
+    """Write embedding, `LAYERS` x (packed qkv, attention of rows and chunk, out), rows, head."""
     node = helper.make_node
     initialisers = {name: w for name, w in WEIGHTS.items() if not (quantised and name == "head")}
     nodes = [node("Gather", ["embedding", "input_ids"], ["hidden.0"])]
     for layer in range(LAYERS):
         nodes += [
             node("MatMul", [f"hidden.{layer}", f"qkv.{layer}"], [f"packed.{layer}"]),
-            node(
-                "GroupQueryAttention",
-                [
-                    f"packed.{layer}",
-                    "",
-                    "",
-                    f"past_key_values.{layer}.key",
-                    f"past_key_values.{layer}.value",
-                    "seqlens_k",
-                    "total_sequence_length",
-                    "cos",
-                    "sin",
-                ],
-                [f"mixed.{layer}", f"present.{layer}.key", f"present.{layer}.value"],
-                domain="com.microsoft",
-                num_heads=HEADS,
-                kv_num_heads=KV_HEADS,
-                do_rotary=1,
-            ),
+            node("Reshape", [f"packed.{layer}", "flat_qkv"], [f"tokens.{layer}"]),
+            *attention_nodes(layer, "decode_rows", ""),
+            *attention_nodes(layer, "chunk_rows", "chunk_"),
+            node("Concat", [f"rows.{layer}", f"chunk_rows.{layer}"], [f"joined.{layer}"], axis=0),
+            node("Gather", [f"joined.{layer}", "token_order"], [f"mixed.{layer}"]),
             node("MatMul", [f"mixed.{layer}", f"out.{layer}"], [f"added.{layer}"]),
             node("Add", [f"hidden.{layer}", f"added.{layer}"], [f"hidden.{layer + 1}"]),
         ]
@@ -129,9 +147,12 @@ def make_graph(path: Path, *, quantised: bool = False) -> None:
         nodes,
         "small",
         declare(graph_inputs("ort", KV)),
-        declare(graph_outputs(KV, VOCAB)),
+        declare(graph_outputs("ort", KV, VOCAB)),
         [numpy_helper.from_array(w, name) for name, w in {**initialisers, **extra}.items()]
-        + [numpy_helper.from_array(np.array([-1, HIDDEN]), "flat")],
+        + [
+            numpy_helper.from_array(np.array([-1, HIDDEN]), "flat"),
+            numpy_helper.from_array(np.array([-1, (HEADS + 2 * KV_HEADS) * HEAD_DIM]), "flat_qkv"),
+        ],
     )
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
     model = helper.make_model(graph, opset_imports=opsets)
@@ -158,7 +179,7 @@ MANIFEST = Manifest(
     fingerprint="",
     graph="model.onnx",
     inputs=graph_inputs("ort", KV),
-    outputs=graph_outputs(KV, VOCAB),
+    outputs=graph_outputs("ort", KV, VOCAB),
     kv=KV,
     files={},
     versions={},
@@ -210,6 +231,36 @@ def test_a_slot_in_mid_prefill_survives_its_neighbours(backend: OrtBackend, idle
         driver.check(driver.run(dict.fromkeys(others, 4)), others)
     driver.run(dict.fromkeys(others, 3), (idle, prompt[8:12]), is_last=False)
     driver.check(driver.run(dict.fromkeys(others, 2), (idle, prompt[12:])), [*others, idle])
+
+
+@pytest.mark.parametrize("slot", range(SLOTS))
+def test_a_chunk_stands_anywhere_among_the_rows(backend: OrtBackend, slot: int) -> None:
+    """Its slot inside the range of the rows or outside, its prompt up to the last position."""
+    driver, prompt = SlotDriver(backend), tokens(CAPACITY - 1, 6)
+    others = [other for other in range(SLOTS) if other != slot]
+    for other in others:
+        driver.run(chunk=(other, tokens(1 + other, other)))
+    for start in range(0, len(prompt) - 5, 5):
+        chunk = (slot, prompt[start : start + 5])
+        driver.check(driver.run(dict.fromkeys(others, 3), chunk, is_last=False), others)
+    rest = prompt[len(driver.held[slot]) :]
+    driver.check(driver.run(dict.fromkeys(others, 2), (slot, rest)), [*others, slot])
+    driver.check(driver.run({slot: 1}), [slot])
+
+
+def test_steps_of_one_size_bind_nothing_new_but_the_chunks_slot(backend: OrtBackend) -> None:
+    """Sizes, rows and the chunk's slot change in turn, and come back to what was bound before."""
+    driver = SlotDriver(backend)
+    for round_ in range(3):
+        for slot in range(SLOTS):
+            driver.held[slot] = []
+            driver.check(driver.run(chunk=(slot, tokens(2 + slot % 2, slot + round_))), [slot])
+        driver.held[1] = []
+        for rows in ((0, 2), (2,), (0, 2), (0, 3)):
+            driver.check(driver.run(dict.fromkeys(rows, 1)), list(rows))
+        driver.check(driver.run({0: 2, 2: 2}, (1, tokens(3, 8))), [0, 2, 1])
+        driver.held[3] = []
+        driver.check(driver.run({0: 2, 2: 2}, (3, tokens(3, 9))), [0, 2, 3])
 
 
 def test_a_reused_slot_needs_no_cleaning(backend: OrtBackend) -> None:
@@ -271,16 +322,17 @@ def test_memory_is_shared_not_copied(backend: OrtBackend) -> None:
     """The caches that the graph returns are the pool itself."""
     driver = SlotDriver(backend)
     driver.run(chunk=(1, tokens(3, 0)))
-    for array in backend._pool.values():
-        assert array[1, :, :3].any()
-        assert not array[0].any() and not array[1, :, 3:].any()
+    for name, array in backend.cache(1, CAPACITY).items():
+        assert array[:, :3].any() and not array[:, 3:].any(), name
+    for name, array in backend.cache(0, CAPACITY).items():
+        assert not array.any(), name
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda m: replace(m, kv=replace(m.kv, layers=3)), "past_key_values.2.key is absent"),
-        (lambda m: replace(m, kv=replace(m.kv, capacity=32)), r"the runtime needs .* 32, 16\]"),
+        (lambda m: replace(m, kv=replace(m.kv, head_dim=32)), r"the runtime needs .* \?, 32\]"),
         (lambda m: replace(m, inputs=m.inputs[1:]), "input_ids is .*; engine.json says absent"),
         (lambda m: replace(m, model=replace(m.model, vocab_size=41)), r"logits is .*\[\?, 41\]"),
         (lambda m: replace(m, kv=replace(m.kv, dtype="float16")), "kv.dtype is 'float16'"),
