@@ -83,7 +83,7 @@ def scale_of(amax: Floats | np.float32, dtype: ir.DataType) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class RoundedWeight:
-    """Rounded to nearest in blocks, each with the best of a few scales."""
+    """Rounded to nearest in blocks, or a whole output at once, with the best of a few scales."""
 
     tensor: ir.TensorProtocol
     layout: Layout
@@ -92,8 +92,9 @@ class RoundedWeight:
     def slices(self) -> Iterator[Slice]:
         """Quantise slice by slice."""
         bits = 4 if self.layout.dtype == ir.DataType.INT4 else 8
+        block_size = self.layout.block_size or self.layout.inputs
         for start, weight in float_slices(self.tensor, transposed=self.transposed):
-            rows = quantize_rows(weight, bits, self.layout.block_size)
+            rows = quantize_rows(weight, bits, block_size)
             yield Slice(start, rows.codes[:, : rows.width], rows.scales)
 
 

@@ -162,6 +162,8 @@ def linear_recipes(
     """
     kind = precision.weights
     shapes = layer_linears(model)
+    if kind == "int8_rows":
+        return {name: _column_recipe(shape) for name, shape in shapes.items()}
     if kind in ROUNDED_TYPES:
         return {name: rounded_recipe(shape, kind, precision) for name, shape in shapes.items()}
     if kind not in CALIBRATED_WEIGHTS:
@@ -189,4 +191,10 @@ def linear_recipes(
 def rounded_recipe(shape: tuple[int, int], kind: str, precision: Precision) -> Recipe:
     """Return how a linear of (N, K) is rounded to nearest in blocks."""
     layout = Layout(*shape, ROUNDED_TYPES[kind], precision.block_size)
+    return Recipe(partial(RoundedWeight, layout=layout, transposed=True), layout.dtype)
+
+
+def _column_recipe(shape: tuple[int, int]) -> Recipe:
+    """Return how a linear of (N, K) is rounded to nearest with a scale an output."""
+    layout = Layout(*shape, ir.DataType.INT8, 0)
     return Recipe(partial(RoundedWeight, layout=layout, transposed=True), layout.dtype)

@@ -80,6 +80,8 @@ class StoredWeights:
             return rows
         if kind in _HALVES:
             return rows.astype(_HALVES[kind]).astype(np.float32)
+        if kind == "int8_rows":
+            return quantize_rows(rows, 8, rows.shape[1]).dequantize()
         if kind in _BITS:
             return quantize_rows(rows, _BITS[kind], precision.block_size).dequantize()
         stored = self._linear(name)

@@ -18,6 +18,7 @@ ELEMENT_BYTES = {
     "fp8": 1.0,
     "int8": 1.0,
     "int8_sq": 1.0,
+    "int8_rows": 1.0,
     "int4_rtn": 0.5,
     "int4_awq": 0.5,
 }
@@ -76,12 +77,12 @@ def matrix_bytes(
 ) -> int:
     """Return the stored bytes of a `[K, N]` weight.
 
-    Quantised ones carry a scale a block; int8_sq one a column and fp8 one a matrix.
+    Quantised ones carry a scale a block; int8_sq and int8_rows one a column, fp8 one a matrix.
     """
     if precision in FLOAT_PRECISIONS:
         return int(k * n * ELEMENT_BYTES[precision])
-    if precision in ("fp8", "int8_sq"):
-        return k * n + (n if precision == "int8_sq" else 1) * scale_bytes
+    if precision in ("fp8", "int8_sq", "int8_rows"):
+        return k * n + (1 if precision == "fp8" else n) * scale_bytes
     rows = padded(k, block_size)
     return int(rows * n * ELEMENT_BYTES[precision]) + rows // block_size * n * scale_bytes
 

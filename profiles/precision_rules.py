@@ -80,6 +80,15 @@ def _floats(_model: ModelConfig, profile: Profile) -> str | None:
     return None
 
 
+def _rows(_model: ModelConfig, profile: Profile) -> str | None:
+    if profile.build.target != "ort" and profile.precision.weights == "int8_rows":
+        return (
+            f"precision.weights is 'int8_rows' with build.target {profile.build.target!r}; inputs "
+            "that are rounded token by token are computed by target ort only: use 'int8_sq'"
+        )
+    return None
+
+
 def _plain_int8(_model: ModelConfig, profile: Profile) -> str | None:
     if profile.build.target != "trt-plain":
         return None
@@ -138,6 +147,11 @@ PRECISION_RULES = (
         _kv,
     ),
     Rule("trt-floats", _TYPED, _floats),
+    Rule(
+        "rows-target",
+        "TensorRT developer guide, explicit quantisation: the scale of an input is one number",
+        _rows,
+    ),
     Rule(
         "plain-int8",
         "TensorRT 10.3 developer guide, explicit quantisation: block quantisation is of INT4",

@@ -24,8 +24,11 @@ else:
     import tomli as tomllib
 
 # Weight-only: fp32, bf16, fp16, int8 and int4_rtn (rounded to nearest), int4_awq (calibrated).
-# Weights and activations: fp8 (E4M3, per tensor) and int8_sq (SmoothQuant), both calibrated.
-WEIGHT_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int4_rtn", "int4_awq")
+# Weights and activations: fp8 (E4M3, per tensor) and int8_sq (SmoothQuant), both calibrated;
+# int8_rows (a scale an output, and one for each token that is measured when it comes).
+WEIGHT_PRECISIONS = (
+    *("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int8_rows", "int4_rtn", "int4_awq"),
+)
 TABLE_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4_rtn")
 KV_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8")
 CALIBRATED_WEIGHTS = ("fp8", "int8_sq", "int4_awq")

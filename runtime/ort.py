@@ -39,6 +39,7 @@ _SESSION_KEYS = {
 # Without VNNI, products of unsigned and signed codes saturate at 16 bits; with this onnxruntime
 # takes kernels that do not. Elsewhere it changes nothing.
 _INTEGER_KEY = "session.x64quantprecision"
+INTEGER_WEIGHTS = ("int8_sq", "int8_rows")
 _LOG_ERRORS = 3
 
 
@@ -93,7 +94,7 @@ class OrtBackend:
         options.log_severity_level = _LOG_ERRORS
         for key, value in _SESSION_KEYS.items():
             options.add_session_config_entry(key, value)
-        if manifest.profile.precision.weights == "int8_sq":
+        if manifest.profile.precision.weights in INTEGER_WEIGHTS:
             options.add_session_config_entry(_INTEGER_KEY, "1")
         graph = directory / manifest.graph
         try:

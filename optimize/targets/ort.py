@@ -10,6 +10,7 @@ from edgellama.optimize.passes.fp8_linears import widen_fp8
 from edgellama.optimize.passes.gather_quantized import fuse_gather_quantized
 from edgellama.optimize.passes.gqa import fuse_gqa
 from edgellama.optimize.passes.integer_linears import fuse_integer_linears
+from edgellama.optimize.passes.integer_rows import fuse_integer_rows
 from edgellama.optimize.passes.matmul_nbits import fuse_matmul_nbits
 from edgellama.optimize.passes.mixed_attention import mixed_attention
 from edgellama.optimize.passes.pack_linears import QKV, pack_linears
@@ -45,6 +46,8 @@ def _weight_steps(model: ModelConfig, precision: Precision) -> list[PassStep]:
         steps.append(PassStep("widen_fp8", widen_fp8, linears))
     if precision.weights == "int8_sq":
         steps.append(PassStep("integer_linears", fuse_integer_linears, linears))
+    if precision.weights == "int8_rows":
+        steps.append(PassStep("integer_rows", fuse_integer_rows, linears))
     return steps
 
 

@@ -22,6 +22,7 @@ from numpy_llama import NumpyLlama
 from edgellama.export.stored import StoredLinear
 from edgellama.export.to_onnx import export_portable
 from edgellama.optimize import quantized_graph
+from edgellama.optimize.passes.integer_rows import fuse_integer_rows
 from edgellama.optimize.pipeline import BuildError, run_passes
 from edgellama.optimize.portable_session import PortableSession
 from edgellama.optimize.pre_scale_places import PreScales
@@ -217,6 +218,41 @@ def test_quantised_inputs_compute_what_their_codes_say(
     engine = engine_logits(graph, case.model, tmp_path / "engine")
     compare(engine, expected, 5e-2)
     assert np.median(np.abs(engine - expected)) <= 2e-3 * np.abs(expected).max()
+
+
+class RowInputs(StoredWeights):
+    """Inputs rounded with a step for each token, as the engine's operators say."""
+
+    @property
+    def rounds_inputs(self) -> bool:
+        return True
+
+    def inputs(self, name: str, x: np.ndarray) -> np.ndarray:
+        if "layers." not in name:
+            return x
+        step = np.maximum(np.abs(x).max(-1, keepdims=True) / np.float32(127), np.float32(1e-30))
+        return np.asarray(np.rint(x / step) * step, np.float32)
+
+
+def test_inputs_rounded_row_by_row_compute_what_their_codes_say(case: Case, tmp_path: Path) -> None:
+    wanted = precision("int8_rows")
+    weights_only = case.llama.logits(IDS, StoredWeights(case.model, wanted))
+    expected = case.llama.logits(IDS, RowInputs(case.model, wanted))
+    graph = case.graph()
+    quantize_portable(graph, case.model, wanted)
+    compare(portable_logits(graph, case.model, tmp_path / "portable"), weights_only, 1e-5)
+    run_passes(graph, ort_steps(case.model, wanted, CAPACITY))
+    assert fuse_integer_rows(graph) == 0, "fired again"
+    kinds = Counter(node.op_type for node in graph.graph)
+    layers = case.model.num_layers
+    assert kinds["MatMulIntegerToFloat"] == 5 * layers and kinds["DequantizeLinear"] == 0
+    assert kinds["QuantizeLinear"] == 4 * layers, "gate and up share one"
+    engine = engine_logits(graph, case.model, tmp_path / "engine")
+    # As above: a value next to a tie may round the other way.
+    compare(engine, expected, 5e-2)
+    assert np.median(np.abs(engine - expected)) <= 2e-3 * np.abs(expected).max()
+    lost = np.abs(engine - weights_only).mean()
+    assert np.abs(engine - expected).mean() < 0.3 * lost, "a step a token, and no other"
 
 
 def test_the_portable_session_computes_what_the_graph_says(case: Case, tmp_path: Path) -> None:

@@ -210,6 +210,13 @@ REFUSALS = (
         _precision(embedding="fp16"),
     ),
     Refusal(
+        "inputs rounded by the token on a GPU",
+        "l4-1b",
+        "rows-target",
+        ("precision.weights is 'int8_rows'", "target ort only", "use 'int8_sq'"),
+        _precision(weights="int8_rows"),
+    ),
+    Refusal(
         "blocks of INT8 on TensorRT 10.3",
         "orin-nx-3b",
         "plain-int8",

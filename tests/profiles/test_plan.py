@@ -89,6 +89,7 @@ def test_kv_bytes_per_token() -> None:
         ("bf16", 172 * 64 * 2),
         ("fp8", 172 * 64 + 4),
         ("int8_sq", 172 * 64 + 64 * 4),
+        ("int8_rows", 172 * 64 + 64 * 4),
     ],
 )
 def test_a_matrix_takes_values_and_scales(precision: str, size: int) -> None:
