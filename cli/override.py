@@ -11,6 +11,7 @@ import click
 
 from edgellama.profiles.profile import (
     BACKENDS,
+    BATCH_PRECISIONS,
     BLOCK_SIZES,
     COMPUTE_PRECISIONS,
     FLOAT_PRECISIONS,
@@ -22,6 +23,7 @@ from edgellama.profiles.profile import (
     ProfileError,
 )
 
+NO_BATCH = "none"
 BACKEND = click.Choice(BACKENDS)
 BUNDLE_OPTION = click.option(
     "--bundle",
@@ -42,13 +44,15 @@ class Override:
     capacity: int | None = None
     backend: str | None = None
     compute: str | None = None
+    batch_precision: str | None = None
 
     def apply(self, profile: Profile) -> Profile:
         """Return the changed profile; raises ProfileError as a TOML file with the values would.
 
         A float precision is asked for to have no quantisation at all, so it covers the tables too;
         a quantised one leaves them as the profile says. Another `compute` is taken over by whatever
-        had the old one: on a GPU the cache and what stays a float.
+        had the old one: on a GPU the cache and what stays a float. The second form of the weights
+        goes with `none`, and where the first is a float one, or the same, by this.
         """
         tables = self.embedding_precision
         if tables is None and self.precision in FLOAT_PRECISIONS:
@@ -60,7 +64,7 @@ class Override:
             "block_size": self.block_size,
         }
         limits = {"slots": self.slots, "capacity": self.capacity}
-        precision = replace(self._computed(profile.precision), **_given(stored))
+        precision = replace(self._batched(self._computed(profile.precision)), **_given(stored))
         kinds = {precision.weights, precision.embedding}
         if self.block_size is not None and kinds <= set(FLOAT_PRECISIONS):
             raise ProfileError(
@@ -74,6 +78,13 @@ class Override:
             precision=precision,
             limits=replace(profile.limits, **_given(limits)),
         )
+
+    def _batched(self, precision: Precision) -> Precision:
+        batch = self.batch_precision or precision.batch_weights
+        covered = self.precision in (*FLOAT_PRECISIONS, batch)
+        if batch == NO_BATCH or (self.batch_precision is None and covered):
+            batch = None
+        return replace(precision, batch_weights=batch)
 
     def _computed(self, precision: Precision) -> Precision:
         if self.compute is None:
@@ -103,6 +114,11 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
         help="Embedding and head tables.",
     )
     @click.option("--kv-precision", type=click.Choice(KV_PRECISIONS), help="Key-value cache.")
+    @click.option(
+        "--batch-precision",
+        type=click.Choice((*BATCH_PRECISIONS, NO_BATCH)),
+        help="A second form of the weights, for large steps.",
+    )
     @click.option("--block-size", type=block, help="Inputs that share a scale.")
     @click.option("--slots", type=int, help="Sequences in flight.")
     @click.option("--capacity", type=int, help="Tokens a slot holds.")
@@ -123,6 +139,7 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
         capacity: int | None,
         backend: str | None,
         compute: str | None,
+        batch_precision: str | None,
         **kwargs: Any,
     ) -> None:
         changes = Override(
@@ -134,6 +151,7 @@ def override_options(command: Callable[..., None]) -> Callable[..., None]:
             capacity,
             backend,
             compute,
+            batch_precision,
         )
         command(*args, override=changes, **kwargs)
 

@@ -42,12 +42,14 @@ def _rows(source: str, wanted: Profile, plan: Plan) -> list[tuple[str, str]]:
         ("target", f"{wanted.build.target}, {wanted.build.backend}"),
         (
             "precision",
-            f"{precision.weights}, tables {precision.embedding}, computes {precision.compute}",
+            f"{precision.weights}, tables {precision.embedding}, computes {precision.compute}"
+            + (f", large steps {precision.batch_weights}" if precision.batch_weights else ""),
         ),
         (
             "weights",
             f"{size(plan.weight_bytes)} = linears {size(plan.linear_bytes)}, tables "
-            f"{size(plan.table_bytes)}, norms {size(plan.norm_bytes)}",
+            f"{size(plan.table_bytes)}, norms {size(plan.norm_bytes)}"
+            + (f"; of large steps {size(plan.batch_bytes)} more" if plan.batch_bytes else ""),
         ),
         (
             "KV cache",

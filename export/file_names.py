@@ -4,6 +4,7 @@ from __future__ import annotations
 
 GRAPH_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
+BATCH_GRAPH_NAME = "model.batch.onnx"  # the same model with the weights of large steps
 # Files a later stage needs beside the graph: text, chat and stop behaviour.
 SIDE_FILES = (
     "config.json",

@@ -31,6 +31,7 @@ GRAPH_ONLY_KEY = "edgellama.graph_only"  # "true" where the weights were never w
 Progress = Callable[[str, int, int], None]
 Transform = Callable[[ir.Model], None]
 _ALIGNMENT = 4096  # bytes; a weight can then be mapped on its own
+_INLINE_BYTES = 256  # smaller weights stay in the graph
 _GRAPH_BYTES = 64 << 20  # room for the graph, the tokenizer and the file system itself
 
 
@@ -102,16 +103,25 @@ def _data_bytes(model: ir.Model) -> int:
     return sum(_aligned(tensor.nbytes) for tensor in written)
 
 
+def _counted(
+    progress: Progress | None, what: str
+) -> Callable[[ir.TensorProtocol, ir.external_data.CallbackInfo], None]:
+    """Return what reports each tensor that is being written."""
+
+    def step(_tensor: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
+        if progress is not None:
+            progress(what, info.index + 1, info.total)
+
+    return step
+
+
 def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str) -> None:
     """Write a graph and its external data, one part of a tensor in memory at a time.
 
     Raises what a weight's reader raises (ExportError for NaN, for example), not its wrappings.
     """
 
-    def step(_tensor: ir.TensorProtocol, info: ir.external_data.CallbackInfo) -> None:
-        if progress is not None:
-            progress(what, info.index + 1, info.total)
-
+    step = _counted(progress, what)
     try:
         ir.save(model, path, external_data=f"{path.name}.data", callback=step, alignment=_ALIGNMENT)
     except ir.serde.SerdeError as error:
@@ -119,6 +129,35 @@ def save_model(model: ir.Model, path: Path, progress: Progress | None, what: str
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise cause from None
+
+
+def save_beside(model: ir.Model, path: Path, other: Path, progress: Progress | None) -> None:
+    """Write a graph as `save_model` does, but refer to what a graph of the same folder has already.
+
+    Weights of one name, type and shape are the same: `other` was made of the same checkpoint.
+    """
+    assert path.parent == other.parent, "data is referred to by its name"
+    there = ir.load(other).graph.initializers
+    kept = {}
+    for name, value in model.graph.initializers.items():
+        found = there[name].const_value if name in there else None
+        mine = value.const_value
+        if not isinstance(found, ir.ExternalTensor) or mine is None:
+            continue
+        if (found.dtype, found.shape) == (mine.dtype, mine.shape):
+            kept[name] = found
+            value.const_value = ir.tensor([0], name=name)  # too small to be written apart
+    ir.external_data.unload_from_model(
+        model,
+        path.parent,
+        f"{path.name}.data",
+        size_threshold_bytes=_INLINE_BYTES,
+        callback=_counted(progress, "write batch weights"),
+        alignment=_ALIGNMENT,
+    )
+    for name, tensor in kept.items():
+        model.graph.initializers[name].const_value = tensor
+    ir.save(model, path)
 
 
 def _require_replaceable(out: Path) -> None:

@@ -13,6 +13,7 @@ from edgellama.export.checkpoint import Checkpoint, open_checkpoint
 from edgellama.export.peak_memory import peak_rss_bytes
 from edgellama.export.stage import require_disk_space, staged_directory
 from edgellama.optimize.accuracy import AccuracyMeasurement, accuracy_fault, accuracy_samples
+from edgellama.optimize.batch_accuracy import BatchMeasurement
 from edgellama.optimize.build_report import BuildReport
 from edgellama.optimize.bundle import require_output
 from edgellama.optimize.compile_tensorrt import compile_bundle, compile_plan
@@ -34,7 +35,7 @@ from edgellama.optimize.write_graph import Job, WrittenGraph, write_graph
 from edgellama.profiles.plan import require_fit
 from edgellama.profiles.profile import Profile
 from edgellama.runtime.manifest import Manifest, write_manifest
-from edgellama.runtime.ort import OrtBackend
+from edgellama.runtime.ort import NEVER, OrtBackend
 
 Progress = Callable[[str, int, int], None]
 
@@ -143,12 +144,19 @@ def _compile_graph(staging: Path, job: Job) -> Manifest:
 
 def _verify(written: WrittenGraph) -> dict[str, Any]:
     job, manifest, codec = written.job, written.manifest, written.codec
-    backend = OrtBackend.load(written.folder, manifest)
+    has_two = manifest.batch_graph is not None
+    backend = OrtBackend.load(written.folder, manifest, batch_from=NEVER if has_two else None)
     try:
         prompts = verification_prompts(codec, manifest.kv.capacity)
         chunk = manifest.profile.limits.prefill_chunk
         samples = accuracy_samples(codec, manifest.kv.capacity)
         measurement = AccuracyMeasurement(backend, samples, chunk)
+        second = BatchMeasurement(backend, samples, chunk) if has_two else None
+
+        def on_sample(index: int, reference: Logits) -> None:
+            measurement.add(index, reference)
+            if second is not None:
+                second.add(index, reference)
 
         def on_layer(done: int, total: int) -> None:
             if job.progress is not None:
@@ -160,7 +168,7 @@ def _verify(written: WrittenGraph) -> dict[str, Any]:
                 on_layer,
                 written.quantization,
                 measurement.sequences,
-                measurement.add,
+                on_sample,
             )
 
         result = verify_engine(backend, prompts, chunk, reference)
@@ -173,4 +181,10 @@ def _verify(written: WrittenGraph) -> dict[str, Any]:
     fault = accuracy_fault(accuracy, manifest.profile.accuracy)
     if fault is not None:
         raise BuildError(f"the engine lost too much: {fault}; nothing was written")
-    return {**result.as_dict(), "accuracy": accuracy.as_dict()}
+    found = {**result.as_dict(), "accuracy": accuracy.as_dict()}
+    if second is None:
+        return found
+    fault = second.fault(accuracy)
+    if fault is not None:
+        raise BuildError(f"the engine failed verification: {fault}; nothing was written")
+    return {**found, "batch": second.as_dict()}

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 import onnx_ir as ir
 
-from edgellama.export.file_names import GRAPH_NAME
+from edgellama.export.file_names import BATCH_GRAPH_NAME, GRAPH_NAME
 from edgellama.optimize.passes.match import dim
 from edgellama.optimize.source import Source
 from edgellama.profiles.plan import Plan
@@ -52,6 +52,7 @@ def describe(
         source=source.name,
         fingerprint=fingerprint,
         graph=GRAPH_NAME,
+        batch_graph=BATCH_GRAPH_NAME if profile.precision.batch_weights else None,
         inputs=_tensors(list(model.graph.inputs)),
         outputs=_tensors(list(model.graph.outputs)),
         kv=KvLayout(

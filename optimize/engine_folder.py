@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgellama.export.file_names import DATA_NAME, GRAPH_NAME
+from edgellama.export.file_names import BATCH_GRAPH_NAME, DATA_NAME, GRAPH_NAME
 from edgellama.export.stage import foreign_name
 from edgellama.optimize.error import BuildError
 from edgellama.profiles.plan import Plan
@@ -17,6 +17,8 @@ ENGINE_FILES = (
     MANIFEST_NAME,
     GRAPH_NAME,
     DATA_NAME,
+    BATCH_GRAPH_NAME,
+    f"{BATCH_GRAPH_NAME}.data",
     PLAN_NAME,
     "model.layers.json",
     *TEXT_FILES,
@@ -25,7 +27,7 @@ ENGINE_FILES = (
 
 def room_for(plan: Plan) -> int:
     """Return the bytes that the files of an engine may take on a disk."""
-    return int(plan.weight_bytes * 1.1) + (64 << 20)
+    return int((plan.weight_bytes + plan.batch_bytes) * 1.1) + (64 << 20)
 
 
 def require_replaceable(

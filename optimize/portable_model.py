@@ -16,7 +16,7 @@ from edgellama.optimize.portable import read_codec
 from edgellama.optimize.portable_session import Past, PortableSession
 from edgellama.optimize.quantization import PRECISION_KEY
 from edgellama.optimize.source import PortableSource
-from edgellama.runtime.ort import MAX_THREADS
+from edgellama.runtime.ort_session import MAX_THREADS
 
 Logits = npt.NDArray[np.float32]
 OnAnswer = Callable[[int, int], None]

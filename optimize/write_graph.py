@@ -9,8 +9,8 @@ from typing import Any
 
 import onnx_ir as ir
 
-from edgellama.export.file_names import GRAPH_NAME
-from edgellama.export.to_onnx import save_model
+from edgellama.export.file_names import BATCH_GRAPH_NAME, GRAPH_NAME
+from edgellama.export.to_onnx import save_beside, save_model
 from edgellama.optimize.describe import describe
 from edgellama.optimize.engine_files import write_text_files
 from edgellama.optimize.kernels.kernel_files import CompiledKernel
@@ -74,6 +74,8 @@ def write_graph(job: Job, folder: Path) -> WrittenGraph:
     model = make_graph(source, job.profile, plan, quantization)
     save_model(model, folder / GRAPH_NAME, progress, "write weights")
     forget_scales()
+    if job.profile.precision.batch_weights is not None:
+        _write_batch_graph(job, folder, quantization)
     manifest = describe(source, job.profile, plan, model, job.fingerprint)
     return WrittenGraph(job, folder, manifest, codec, quantization)
 
@@ -87,3 +89,12 @@ def make_graph(
     run_passes(model, target.steps(source.model, profile, plan.capacity))
     target.finish(model, plan.capacity)
     return model
+
+
+def _write_batch_graph(job: Job, folder: Path, quantization: Quantization) -> None:
+    """Write the graph of large steps; what it has in common with the other stays in its file."""
+    precision = job.profile.precision.of_batches
+    profile = replace(job.profile, precision=precision)
+    model = make_graph(job.source, profile, job.plan, replace(quantization, precision=precision))
+    save_beside(model, folder / BATCH_GRAPH_NAME, folder / GRAPH_NAME, job.progress)
+    forget_scales()

@@ -35,7 +35,8 @@ _ACTIVATION_COPIES = 3
 class Plan:
     """What one engine takes; all sizes in bytes, `capacity` in tokens a slot.
 
-    `weight_bytes` are the sum of linears, tables and norms, `activation_bytes` that of hidden
+    `weight_bytes` are the sum of linears, tables and norms, and `batch_bytes` the linears of the
+    second form with a head of their own, where there is one; `activation_bytes` that of hidden
     states, scores and logits. `ceiling` is None where the memory's bandwidth is not known.
     """
 
@@ -45,6 +46,7 @@ class Plan:
     linear_bytes: int
     table_bytes: int
     norm_bytes: int
+    batch_bytes: int
     kv_bytes_per_token: int
     slots: int
     capacity: int
@@ -92,15 +94,15 @@ def _compute_bytes(profile: Profile) -> int:
     return int(ELEMENT_BYTES[profile.precision.compute])
 
 
-def linear_bytes(model: ModelConfig, profile: Profile) -> int:
-    """Return the bytes of the linears of all layers as the profile stores them."""
+def linear_bytes(model: ModelConfig, profile: Profile, weights: str) -> int:
+    """Return the bytes of the linears of all layers in the precision `weights`."""
     hidden, middle = model.hidden_size, model.intermediate_size
     head_dim = padded(model.head_dim, HEAD_MULTIPLE[profile.build.target])
     query, kv = model.num_heads * head_dim, model.num_kv_heads * head_dim
 
     def matrix(k: int, n: int) -> int:
-        precision = profile.precision
-        return matrix_bytes(k, n, precision.weights, precision.block_size, _compute_bytes(profile))
+        block_size = profile.precision.block_size
+        return matrix_bytes(k, n, weights, block_size, _compute_bytes(profile))
 
     layer = (
         matrix(hidden, query + 2 * kv)
@@ -149,7 +151,11 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
         KV_ELEMENT_BYTES[profile.precision.kv], HEAD_MULTIPLE[profile.build.target]
     )
     number = _compute_bytes(profile)
-    linears, table = linear_bytes(model, profile), table_bytes(model, profile)
+    precision = profile.precision
+    linears, table = linear_bytes(model, profile, precision.weights), table_bytes(model, profile)
+    batch = 0
+    if precision.batch_weights is not None:
+        batch = linear_bytes(model, profile, precision.batch_weights) + table
     tables = table * (1 if model.tie_word_embeddings else 2)
     norms = (2 * model.num_layers + 1) * model.hidden_size * number
     weights = linears + tables + norms
@@ -172,6 +178,7 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
         linear_bytes=linears,
         table_bytes=tables,
         norm_bytes=norms,
+        batch_bytes=batch,
         kv_bytes_per_token=per_token,
         slots=limits.slots,
         capacity=capacity,
@@ -180,7 +187,7 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
         hidden_bytes=hidden,
         score_bytes=scores,
         logit_bytes=logits,
-        total_bytes=weights + kv + activations,
+        total_bytes=weights + batch + kv + activations,
         memory_bytes=int(profile.device.memory_gib * GIB),
         ceiling=ceiling,
     )
@@ -199,7 +206,8 @@ def require_fit(model: ModelConfig, profile: Profile) -> Plan:
     plan = make_plan(model, profile)
     if plan.fits:
         return plan
-    spare = plan.memory_bytes - plan.weight_bytes - plan.activation_bytes
+    held = plan.weight_bytes + plan.batch_bytes + plan.activation_bytes
+    spare = plan.memory_bytes - held
     tokens = spare // plan.kv_bytes_per_token
     if tokens >= plan.slots:
         advice = f"lower limits.capacity to {tokens // plan.slots} or limits.slots"
@@ -215,7 +223,8 @@ def require_fit(model: ModelConfig, profile: Profile) -> Plan:
         source += f", of {gpu.memory_gib:g} GiB in all ({gpu.sources['memory_gib']})"
     raise ProfileError(
         f"profile {profile.name}: the engine needs {plan.total_bytes / GIB:.2f} GiB "
-        f"(weights {plan.weight_bytes / GIB:.2f}, KV {plan.kv_bytes / GIB:.2f}, activations "
-        f"{plan.activation_bytes / GIB:.2f}) but device.memory_gib is "
+        f"(weights {(plan.weight_bytes + plan.batch_bytes) / GIB:.2f}, "
+        f"KV {plan.kv_bytes / GIB:.2f}, activations {plan.activation_bytes / GIB:.2f}) but "
+        f"device.memory_gib is "
         f"{plan.memory_bytes / GIB:.2f}; {advice} [rule memory; source: {source}]"
     )

@@ -81,11 +81,15 @@ def _floats(_model: ModelConfig, profile: Profile) -> str | None:
 
 
 def _rows(_model: ModelConfig, profile: Profile) -> str | None:
-    if profile.build.target != "ort" and profile.precision.weights == "int8_rows":
-        return (
-            f"precision.weights is 'int8_rows' with build.target {profile.build.target!r}; inputs "
-            "that are rounded token by token are computed by target ort only: use 'int8_sq'"
-        )
+    if profile.build.target == "ort":
+        return None
+    for field, instead in (("weights", "use 'int8_sq'"), ("batch_weights", "leave it out")):
+        if getattr(profile.precision, field) == "int8_rows":
+            return (
+                f"precision.{field} is 'int8_rows' with build.target {profile.build.target!r}; "
+                "inputs that are rounded token by token are computed by target ort only: "
+                f"{instead}"
+            )
     return None
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ else:
 WEIGHT_PRECISIONS = (
     *("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int8_rows", "int4_rtn", "int4_awq"),
 )
+BATCH_PRECISIONS = ("int8_rows",)
 TABLE_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4_rtn")
 KV_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8")
 CALIBRATED_WEIGHTS = ("fp8", "int8_sq", "int4_awq")
@@ -103,7 +104,8 @@ class Precision:
     """Storage of weights, of the embedding and head tables, and of the KV cache.
 
     `compute` is the float type between the operators. `block_size` is the number of consecutive
-    inputs that share one scale in a quantised weight.
+    inputs that share one scale in a quantised weight. `batch_weights` is a second form of the
+    weights, for steps of so many tokens that it is the faster one; None has none.
     """
 
     weights: str
@@ -111,6 +113,7 @@ class Precision:
     kv: str
     block_size: int = 128
     compute: str = "fp32"
+    batch_weights: str | None = None
 
     def __post_init__(self) -> None:
         require_choice("precision.weights", self.weights, WEIGHT_PRECISIONS)
@@ -118,11 +121,24 @@ class Precision:
         require_choice("precision.kv", self.kv, KV_PRECISIONS)
         require_choice("precision.block_size", self.block_size, BLOCK_SIZES)
         require_choice("precision.compute", self.compute, COMPUTE_PRECISIONS)
+        if self.batch_weights is not None:
+            require_choice("precision.batch_weights", self.batch_weights, BATCH_PRECISIONS)
+        if self.batch_weights == self.weights:
+            raise ProfileError(
+                f"precision.batch_weights is {self.batch_weights!r}, as precision.weights is; "
+                "leave it out, there is one form then"
+            )
 
     @property
     def is_float32(self) -> bool:
         """Whether nothing at all is rounded."""
         return {self.weights, self.embedding, self.kv, self.compute} == {"fp32"}
+
+    @property
+    def of_batches(self) -> Precision:
+        """The precision of steps of many tokens; needs `batch_weights`."""
+        assert self.batch_weights is not None, "the profile has one form of weights"
+        return replace(self, weights=self.batch_weights, batch_weights=None)
 
     @property
     def is_calibrated(self) -> bool:

@@ -85,7 +85,10 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of `engine.json`; `files` names every other file of the directory."""
+    """The whole of `engine.json`; `files` names every other file of the directory.
+
+    `batch_graph` is the graph of large steps, where the engine has a second form of the weights.
+    """
 
     profile: Profile
     model: ModelConfig
@@ -99,6 +102,7 @@ class Manifest:
     versions: Mapping[str, str]
     build: Mapping[str, Any]
     verify: Mapping[str, Any]
+    batch_graph: str | None = None
 
     @property
     def bytes(self) -> int:
@@ -136,8 +140,9 @@ def write_manifest(directory: Path, manifest: Manifest, kind: Kind = ENGINE) -> 
 
 
 def _manifest_from_dict(raw: Mapping[str, Any]) -> Manifest:
-    if raw["graph"] not in raw["files"]:  # a path to elsewhere would be run without a check
-        raise EngineError(f"graph is {raw['graph']!r}, which is not among its files")
+    for key in ("graph", "batch_graph"):  # a path to elsewhere would be run without a check
+        if raw[key] not in raw["files"] and not (key == "batch_graph" and raw[key] is None):
+            raise EngineError(f"{key} is {raw[key]!r}, which is not among its files")
     model = dict(raw["model"])
     if model["rope_scaling"] is not None:
         model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
@@ -151,6 +156,7 @@ def _manifest_from_dict(raw: Mapping[str, Any]) -> Manifest:
         source=raw["source"],
         fingerprint=raw["fingerprint"],
         graph=raw["graph"],
+        batch_graph=raw["batch_graph"],
         inputs=tensors("inputs"),
         outputs=tensors("outputs"),
         kv=KvLayout(**raw["kv"]),

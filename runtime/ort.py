@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +13,16 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from edgellama.runtime.backend import Logits
-from edgellama.runtime.contract import check_graph
-from edgellama.runtime.manifest import EngineError, KvLayout, Manifest, TensorInfo
+from edgellama.runtime.manifest import EngineError, KvLayout, Manifest
 from edgellama.runtime.ort_cache import CachePool
-from edgellama.runtime.ort_feeds import Range, StepFeeds, StepShape
+from edgellama.runtime.ort_feeds import StepFeeds, StepShape
+from edgellama.runtime.ort_form import Form
+from edgellama.runtime.ort_session import open_session, session_options
 from edgellama.runtime.step import PrefillChunk, Step
 
-PROVIDERS = {"cpu": "CPUExecutionProvider"}
-MAX_THREADS = 1024  # far above any CPU; each thread is made at once, so more would hang the load
-KV_DTYPES = ("float32", "int8")
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(int8)": "int8",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-}
-# Workers spin inside a run only, so an idle server burns nothing, and briefly: long enough for the
-# gap between two operators, short enough to leave the cores to the other threads of the process.
-# (onnxruntime 1.23 has no spin_duration_us and ignores it.)
-_SESSION_KEYS = {
-    "session.intra_op.allow_spinning": "1",
-    "session.intra_op.spin_duration_us": "50",
-    "session.force_spinning_stop": "1",
-}
-# Without VNNI, products of unsigned and signed codes saturate at 16 bits; with this onnxruntime
-# takes kernels that do not. Elsewhere it changes nothing.
-_INTEGER_KEY = "session.x64quantprecision"
-INTEGER_WEIGHTS = ("int8_sq", "int8_rows")
-_LOG_ERRORS = 3
+NEVER = sys.maxsize  # tokens of a step that there are never
+# Tokens of a step with which the two forms are compared at the load, and how often each.
+_TRIED, _TRIES = (2, 4, 8, 16, 32, 64), 3
 
 
 class OrtBackend:
@@ -54,59 +36,53 @@ class OrtBackend:
     same. Rows or a chunk that a step lacks have a spare cache of one position, which nobody reads.
     """
 
-    def __init__(self, session: ort.InferenceSession, kv: KvLayout, vocab_size: int) -> None:
-        self._session = session
+    def __init__(
+        self,
+        session: ort.InferenceSession,
+        kv: KvLayout,
+        vocab_size: int,
+        batch_session: ort.InferenceSession | None = None,
+    ) -> None:
         self._kv = kv
         self._vocab_size = vocab_size
         self._pool = CachePool(kv)
         self._feeds = StepFeeds(kv.slots, kv.capacity)
         self._logits = np.empty((kv.slots + 1, vocab_size), np.float32)
-        self._bindings: dict[Range | None, _Binding] = {}
         self._logits_values: dict[int, ort.OrtValue] = {}
+        self._form = Form(session, self._pool)
+        self._batch_form = None if batch_session is None else Form(batch_session, self._pool)
+        self._batch_from = NEVER
         self._run_seconds = 0.0
 
     @classmethod
-    def load(cls, directory: Path, manifest: Manifest, *, threads: int | None = None) -> OrtBackend:
-        """Open the graph of an engine directory; `threads` None takes `device.threads`.
+    def load(
+        cls,
+        directory: Path,
+        manifest: Manifest,
+        *,
+        threads: int | None = None,
+        batch_from: int | None = None,
+    ) -> OrtBackend:
+        """Open the graphs of an engine directory; `threads` None takes `device.threads`.
 
-        Raises EngineError when the graph is unreadable or is not what the manifest says.
+        Of an engine with two forms of weights, steps of `batch_from` tokens and more take the
+        second; None measures here from how many on it is faster.
+        Raises EngineError when a graph is unreadable or is not what the manifest says.
         """
-        provider = PROVIDERS[manifest.profile.device.kind]
-        if provider not in ort.get_available_providers():
+        options = session_options(directory, manifest, threads)
+        session = open_session(directory, manifest.graph, manifest, options)
+        second = None
+        if manifest.batch_graph is not None:
+            second = open_session(directory, manifest.batch_graph, manifest, options)
+        backend = cls(session, manifest.kv, manifest.model.vocab_size, second)
+        if second is not None:
+            backend._batch_from = backend._crossover() if batch_from is None else batch_from
+        elif batch_from is not None:
             raise EngineError(
-                f"engine {directory} needs {provider}; this onnxruntime {ort.__version__} has "
-                f"{', '.join(ort.get_available_providers())}; install the matching extra"
+                f"batch_from is {batch_from}, but engine {directory} has one form of weights; "
+                "leave it out, or build it with precision.batch_weights"
             )
-        if manifest.kv.dtype not in KV_DTYPES:
-            raise EngineError(
-                f"engine {directory}: kv.dtype is {manifest.kv.dtype!r}; this runtime supports "
-                f"{', '.join(KV_DTYPES)}; rebuild the engine with another precision.kv"
-            )
-        count = threads if threads is not None else manifest.profile.device.threads
-        if count is None:
-            raise EngineError(f"engine {directory}: device.threads is missing; give the threads")
-        if not 1 <= count <= MAX_THREADS:
-            raise EngineError(f"threads is {count}; it must be in [1, {MAX_THREADS}]")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = count
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.log_severity_level = _LOG_ERRORS
-        for key, value in _SESSION_KEYS.items():
-            options.add_session_config_entry(key, value)
-        if manifest.profile.precision.weights in INTEGER_WEIGHTS:
-            options.add_session_config_entry(_INTEGER_KEY, "1")
-        graph = directory / manifest.graph
-        try:
-            session = ort.InferenceSession(str(graph), options, providers=[provider])
-        except Exception as error:  # onnxruntime's errors share no other base class
-            raise EngineError(
-                f"{graph}: onnxruntime {ort.__version__} cannot load it: {error}"
-            ) from error
-        check_graph(
-            graph, manifest, _tensors(session.get_inputs()), _tensors(session.get_outputs())
-        )
-        return cls(session, manifest.kv, manifest.model.vocab_size)
+        return backend
 
     @property
     def slots(self) -> int:
@@ -167,54 +143,60 @@ class OrtBackend:
         """Return views `[kv_heads, length, head_dim]` of a slot's cache, by `LAYER.key|value`."""
         return self._pool.read(slot, length)
 
+    @property
+    def batch_from(self) -> int:
+        """Tokens of a step from which on it takes the second form of the weights, or NEVER."""
+        return self._batch_from
+
+    @batch_from.setter
+    def batch_from(self, tokens: int) -> None:
+        if self._batch_form is None and tokens != NEVER:
+            raise ValueError(f"batch_from is {tokens}; there is one form of weights")
+        self._batch_from = tokens
+
     def close(self) -> None:
         """Free the weights and the pool; the backend cannot run afterwards."""
-        self._bindings.clear()
+        self._form.close()
+        if self._batch_form is not None:
+            self._batch_form.close()
         self._logits_values.clear()
         self._pool.clear()
-        self._session = None
 
     def _execute(
         self, shape: StepShape, chunk: PrefillChunk | None, wanted: int, logits: ort.OrtValue
     ) -> None:
-        """Bind what differs from the last step over the same rows, and run."""
-        bound = self._bindings.get(shape.rows)
-        if bound is None:
-            bound = _Binding(self._session.io_binding(), self._pool, shape.rows)
-            self._bindings[shape.rows] = bound
-        bound.set_chunk(self._pool, None if chunk is None else chunk.slot)
-        sizes = (shape.tokens, shape.chunk, wanted)
-        if bound.sizes != sizes:
-            for name, value in self._feeds.values(shape, wanted):
-                bound.binding.bind_ortvalue_input(name, value)
-            bound.sizes = sizes
-        bound.binding.bind_ortvalue_output("logits", logits)
+        form = self._form
+        if shape.tokens >= self._batch_from:
+            assert self._batch_form is not None, "only an engine with both has a limit"
+            form = self._batch_form
+        binding = form.bind(self._feeds, shape, chunk, wanted, logits)
         began = time.perf_counter()
-        self._session.run_with_iobinding(bound.binding)
+        form.run(binding)
         self._run_seconds += time.perf_counter() - began
 
+    def _crossover(self) -> int:
+        """Return the least of _TRIED tokens that the second form computes faster, or NEVER.
 
-class _Binding:
-    """One binding over the rows of a range; what is bound besides them, to bind it once."""
-
-    def __init__(self, binding: ort.IOBinding, pool: CachePool, rows: Range | None) -> None:
-        self.binding = binding
-        self.sizes: tuple[int, int, int] | None = None
-        self._chunk_slot: int | None = -1  # neither a slot nor the spare
-        self._bind("", pool.spare() if rows is None else pool.slots(*rows))
-
-    def set_chunk(self, pool: CachePool, slot: int | None) -> None:
-        """Let the chunk write to `slot`, or to the spare cache."""
-        if slot == self._chunk_slot:
-            return
-        self._bind("chunk_", pool.spare() if slot is None else pool.slots(slot, slot + 1))
-        self._chunk_slot = slot
-
-    def _bind(self, prefix: str, values: Mapping[str, ort.OrtValue]) -> None:
-        for name, value in values.items():
-            self.binding.bind_ortvalue_input(f"{prefix}past_key_values.{name}", value)
-            self.binding.bind_ortvalue_output(f"{prefix}present.{name}", value)
+        Chunks of a slot that nobody holds yet. The forms take turns, and the least time of each
+        counts: what else the machine does only adds.
+        """
+        for tokens in _TRIED:
+            if tokens > self.capacity:
+                break
+            least: dict[int, float] = {}
+            for trial in range(_TRIES + 1):
+                for limit in (NEVER, 1):
+                    self._batch_from = limit
+                    before = self._run_seconds
+                    self.run(_trial(tokens, self.slots))
+                    seconds = self._run_seconds - before
+                    if trial:  # the first of a size reserves its memory
+                        least[limit] = min(seconds, least.get(limit, seconds))
+            if least[1] < least[NEVER]:
+                return tokens
+        return NEVER
 
 
-def _tensors(nodes: Sequence[Any]) -> tuple[TensorInfo, ...]:
-    return tuple(TensorInfo(n.name, _DTYPES.get(n.type, n.type), tuple(n.shape)) for n in nodes)
+def _trial(tokens: int, slots: int) -> Step:
+    chunk = PrefillChunk(0, (0,) * tokens, 0, is_last=False)
+    return Step((), chunk, (0,) * slots)

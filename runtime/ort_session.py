@@ -1,0 +1,87 @@
+"""Open the graphs of an engine directory with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from edgellama.runtime.contract import check_graph
+from edgellama.runtime.manifest import EngineError, Manifest, TensorInfo
+
+PROVIDERS = {"cpu": "CPUExecutionProvider"}
+MAX_THREADS = 1024  # far above any CPU; each thread is made at once, so more would hang the load
+KV_DTYPES = ("float32", "int8")
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+}
+# Workers spin inside a run only, so an idle server burns nothing, and briefly: long enough for the
+# gap between two operators, short enough to leave the cores to the other threads of the process.
+# (onnxruntime 1.23 has no spin_duration_us and ignores it.)
+_SESSION_KEYS = {
+    "session.intra_op.allow_spinning": "1",
+    "session.intra_op.spin_duration_us": "50",
+    "session.force_spinning_stop": "1",
+}
+# Without VNNI, products of unsigned and signed codes saturate at 16 bits; with this onnxruntime
+# takes kernels that do not. Elsewhere it changes nothing.
+_INTEGER_KEY = "session.x64quantprecision"
+INTEGER_WEIGHTS = ("int8_sq", "int8_rows")
+_LOG_ERRORS = 3
+
+
+def session_options(directory: Path, manifest: Manifest, threads: int | None) -> ort.SessionOptions:
+    """Return the options of both sessions; raises EngineError for what cannot run here."""
+    provider = PROVIDERS[manifest.profile.device.kind]
+    if provider not in ort.get_available_providers():
+        raise EngineError(
+            f"engine {directory} needs {provider}; this onnxruntime {ort.__version__} has "
+            f"{', '.join(ort.get_available_providers())}; install the matching extra"
+        )
+    if manifest.kv.dtype not in KV_DTYPES:
+        raise EngineError(
+            f"engine {directory}: kv.dtype is {manifest.kv.dtype!r}; this runtime supports "
+            f"{', '.join(KV_DTYPES)}; rebuild the engine with another precision.kv"
+        )
+    count = threads if threads is not None else manifest.profile.device.threads
+    if count is None:
+        raise EngineError(f"engine {directory}: device.threads is missing; give the threads")
+    if not 1 <= count <= MAX_THREADS:
+        raise EngineError(f"threads is {count}; it must be in [1, {MAX_THREADS}]")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = count
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _LOG_ERRORS
+    for key, value in _SESSION_KEYS.items():
+        options.add_session_config_entry(key, value)
+    precision = manifest.profile.precision
+    if {precision.weights, precision.batch_weights} & {*INTEGER_WEIGHTS}:
+        options.add_session_config_entry(_INTEGER_KEY, "1")
+    return options
+
+
+def open_session(
+    directory: Path, name: str, manifest: Manifest, options: ort.SessionOptions
+) -> ort.InferenceSession:
+    """Open one graph and hold it to the contract; raises EngineError."""
+    graph = directory / name
+    provider = PROVIDERS[manifest.profile.device.kind]
+    try:
+        session = ort.InferenceSession(str(graph), options, providers=[provider])
+    except Exception as error:  # onnxruntime's errors share no other base class
+        raise EngineError(
+            f"{graph}: onnxruntime {ort.__version__} cannot load it: {error}"
+        ) from error
+    check_graph(graph, manifest, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+    return session
+
+
+def _tensors(nodes: Sequence[Any]) -> tuple[TensorInfo, ...]:
+    return tuple(TensorInfo(n.name, _DTYPES.get(n.type, n.type), tuple(n.shape)) for n in nodes)
