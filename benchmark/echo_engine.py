@@ -123,6 +123,8 @@ class EchoEngine:
 
     def submit(self, request: Request, listener: Callable[[Event], None]) -> str:
         """Queue a request; raises InvalidRequestError, QueueFullError or DrainingError."""
+        if request.n != 1:
+            raise InvalidRequestError("n", f"is {request.n}; the echo engine has one output each")
         room = self.capacity - len(request.prompt_ids)
         limit = room if request.stop.max_new_tokens is None else request.stop.max_new_tokens
         if not 1 <= limit <= room:

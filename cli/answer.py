@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgellama.cli.failure import CliError
-from edgellama.runtime.request import (
-    Delta,
-    End,
-    Event,
-    FinishReason,
-    Request,
-    TokenLogprobs,
-    Usage,
-)
+from edgellama.runtime.completion import Completion, Output
+from edgellama.runtime.request import Delta, End, Event, FinishReason, Request
 
 if TYPE_CHECKING:  # the engine brings numpy and a runtime: not for `--help`
     from edgellama.runtime.engine import Engine
-
-
-class Completion(Protocol):
-    """A whole answer, of an engine or of a client."""
-
-    @property
-    def token_ids(self) -> Sequence[int]:
-        """All drawn tokens."""
-
-    @property
-    def text(self) -> str:
-        """Their text."""
-
-    @property
-    def finish_reason(self) -> FinishReason:
-        """Why it ended."""
-
-    @property
-    def usage(self) -> Usage:
-        """Token counts."""
-
-    @property
-    def logprobs(self) -> Sequence[TokenLogprobs]:
-        """One a token, where asked for."""
 
 
 def deltas(engine: Engine, request: Request) -> Iterator[Delta]:
@@ -74,28 +43,43 @@ def print_stream(stream: Iterable[Delta]) -> str:
     return "".join(pieces)
 
 
+def print_outputs(answer: Completion) -> None:
+    """Write the texts of several outputs, each behind its index."""
+    for index, output in enumerate(answer.outputs):
+        click.echo(f"[{index}] {output.text}")
+
+
 def as_document(answer: Completion, *, logprobs: bool = False) -> dict[str, Any]:
-    """Return `token_ids`, `text`, `finish_reason`, `usage`; and `logprobs` when asked for."""
-    usage = answer.usage
+    """Return `token_ids`, `text`, `finish_reason`, `usage`; and `logprobs` when asked for.
+
+    Of several outputs the document has a list `outputs` of these, beside the `usage` of all.
+    """
+    usage = {
+        "prompt_tokens": answer.usage.prompt_tokens,
+        "output_tokens": answer.usage.output_tokens,
+        "cached_prompt_tokens": answer.usage.cached_prompt_tokens,
+    }
+    outputs = [_document(output, logprobs) for output in answer.outputs]
+    if len(outputs) > 1:
+        return {"outputs": outputs, "usage": usage}
+    return {**outputs[0], "usage": usage}
+
+
+def _document(output: Output, logprobs: bool) -> dict[str, Any]:
     return {
-        "token_ids": list(answer.token_ids),
-        "text": answer.text,
-        "finish_reason": answer.finish_reason.value,
-        "usage": {
-            "prompt_tokens": usage.prompt_tokens,
-            "output_tokens": usage.output_tokens,
-            "cached_prompt_tokens": usage.cached_prompt_tokens,
-        },
-        **({"logprobs": _rows(answer)} if logprobs else {}),
+        "token_ids": list(output.token_ids),
+        "text": output.text,
+        "finish_reason": output.finish_reason.value,
+        **({"logprobs": _rows(output)} if logprobs else {}),
     }
 
 
-def _rows(answer: Completion) -> list[dict[str, Any]]:
+def _rows(output: Output) -> list[dict[str, Any]]:
     return [
         {
             "token_id": token,
             "logprob": row.chosen,
             "top": [{"token_id": other, "logprob": value} for other, value in row.top],
         }
-        for token, row in zip(answer.token_ids, answer.logprobs, strict=True)
+        for token, row in zip(output.token_ids, output.logprobs, strict=True)
     ]

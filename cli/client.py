@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.answer import as_document, print_stream
+from edgellama.cli.answer import as_document, print_outputs, print_stream
 from edgellama.cli.guide import guide_options
 from edgellama.cli.numbers import seconds
 from edgellama.cli.prompt import Prompt, prompt_options
-from edgellama.cli.sampling import logprobs_option, sampling_options
+from edgellama.cli.sampling import logprobs_option, n_option, sampling_options
 from edgellama.cli.turns import turns
 from edgellama.cli.verb import Verb, print_json
 from edgellama.runtime.guide import Guide
@@ -68,6 +68,7 @@ def server_options(verb: Callable[..., None]) -> Callable[..., None]:
 @prompt_options
 @sampling_options
 @logprobs_option
+@n_option
 @guide_options
 @order_options
 def generate(
@@ -77,6 +78,7 @@ def generate(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    n: int,
     guide: Guide | None,
     order: dict[str, Any],
     as_json: bool,
@@ -95,12 +97,15 @@ def generate(
         given = [ChatMessage("user", prompt.chat)]
     options = _options(sampling, stop, order)
     options["top_logprobs"] = logprobs
+    options["n"] = n
     if guide is not None:
         options.update(asdict(guide))  # type: ignore[typeddict-item]
     with Client(target) as client:
         if as_json or logprobs is not None:
             answer = client.generate(given, timeout=timeout, **options)
             print_json(as_document(answer, logprobs=logprobs is not None))
+        elif n > 1:
+            print_outputs(client.generate(given, timeout=timeout, **options))
         else:
             with client.stream(given, timeout=timeout, **options) as stream:
                 print_stream(stream)

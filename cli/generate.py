@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.answer import as_document, deltas, print_stream
+from edgellama.cli.answer import as_document, deltas, print_outputs, print_stream
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.guide import guide_options
 from edgellama.cli.prompt import Prompt, prompt_options
-from edgellama.cli.sampling import logprobs_option, sampling_options
+from edgellama.cli.sampling import logprobs_option, n_option, sampling_options
 from edgellama.cli.verb import Verb, print_json
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import Request, Stop
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 @prompt_options
 @sampling_options
 @logprobs_option
+@n_option
 @guide_options
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
 def command(
@@ -33,6 +34,7 @@ def command(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    n: int,
     guide: Guide | None,
     threads: int | None,
     as_json: bool,
@@ -49,9 +51,12 @@ def command(
             stop=stop,
             top_logprobs=logprobs,
             guide=guide,
+            n=n,
         )
         if as_json or logprobs is not None:  # there is no text form of log-probabilities
             print_json(as_document(loaded.generate(request), logprobs=logprobs is not None))
+        elif n > 1:
+            print_outputs(loaded.generate(request))
         else:
             print_stream(deltas(loaded, request))
 

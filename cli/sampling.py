@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgellama.runtime.request import MAX_LOGPROBS, Sampling, Stop
+from edgellama.runtime.request import MAX_LOGPROBS, MAX_OUTPUTS, Sampling, Stop
 
 _SAMPLING = (
     ("--temperature", float, "0 is greedy."),
@@ -66,6 +66,18 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
     ):
         decorated = option(decorated)
     return decorated
+
+
+def n_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Add `--n`: how many outputs are drawn from the prompt."""
+    option = click.option(
+        "--n",
+        type=int,
+        default=1,
+        show_default=True,
+        help=f"Outputs of the prompt, which is computed once; 1 to {MAX_OUTPUTS}.",
+    )
+    return option(command)
 
 
 def logprobs_option(command: Callable[..., None]) -> Callable[..., None]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.events import (
@@ -11,6 +13,8 @@ from edgellama.grpc_service.events import (
     end_from_wire,
     logprobs_from_wire,
 )
+from edgellama.runtime import completion
+from edgellama.runtime.completion import Output
 from edgellama.runtime.request import (
     Admission,
     Delta,
@@ -23,31 +27,46 @@ from edgellama.runtime.request import (
 
 
 @dataclass(frozen=True)
-class Completion:
-    """One complete answer."""
+class Completion(completion.Completion):
+    """A finished request, with its effective settings; `seed` is that of the first output."""
 
     request_id: str
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: FinishReason
-    match: str | int | None
-    usage: Usage
-    timing: Timing
     seed: int
     max_new_tokens: int
-    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass
+class _Part:
+    """What has arrived of one output."""
+
+    texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    end: pb.OutputEnd = field(default_factory=pb.OutputEnd)
+
+    def add(self, delta: Delta) -> None:
+        """Take new output."""
+        self.texts.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
+        self.logprobs.extend(delta.logprobs)
+
+    def output(self, usage: pb.Usage, timing: pb.Timing) -> Output:
+        """Return the whole of it, after the end."""
+        end = end_from_wire(self.end, usage, timing)
+        return _output("".join(self.texts), self.token_ids, self.logprobs, end)
 
 
 class Answer:
-    """The events of one stream, added up."""
+    """The events of one stream, added up.
+
+    Of several outputs the properties are those of the first, but for `usage` and `timing`, which
+    are of all; `completion` has the others.
+    """
 
     def __init__(self) -> None:
         self.admission: Admission | None = None
-        self._texts: list[str] = []
-        self._token_ids: list[int] = []
-        self._logprobs: list[TokenLogprobs] = []
-        self._output_end = pb.OutputEnd()
-        self._end: End | None = None
+        self._parts: defaultdict[int, _Part] = defaultdict(_Part)
+        self._stream_end: pb.StreamEnd | None = None
 
     def add(self, message: pb.StreamGenerateResponse) -> Delta | None:
         """Take one message; returns the new output when it is some."""
@@ -56,89 +75,87 @@ class Answer:
             self.admission = admission_from_wire(message.admission)
         elif kind == "delta":
             delta = delta_from_wire(message.delta)
-            self._texts.append(delta.text)
-            self._token_ids.extend(delta.token_ids)
-            self._logprobs.extend(delta.logprobs)
+            self._parts[delta.index].add(delta)
             return delta
         elif kind == "output_end":
-            self._output_end = message.output_end
+            self._parts[message.output_end.index].end = message.output_end
         elif kind == "stream_end":
-            end = message.stream_end
-            self._end = end_from_wire(self._output_end, end.usage, end.timing)
+            self._stream_end = message.stream_end
         return None  # an event of a newer server carries nothing that this client shows
 
     @property
     def text(self) -> str:
         """The text so far."""
-        return "".join(self._texts)
+        return "".join(self._parts[0].texts)
 
     @property
     def token_ids(self) -> tuple[int, ...]:
         """The tokens so far."""
-        return tuple(self._token_ids)
+        return tuple(self._parts[0].token_ids)
 
     @property
     def logprobs(self) -> tuple[TokenLogprobs, ...]:
         """The log-probabilities so far, one position a token, if asked for."""
-        return tuple(self._logprobs)
+        return tuple(self._parts[0].logprobs)
 
     @property
     def end(self) -> End | None:
         """The end, once it has arrived."""
-        return self._end
+        done = self._stream_end
+        if done is None:
+            return None
+        return end_from_wire(self._parts[0].end, done.usage, done.timing)
 
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why it ended; None while it runs."""
-        return self._end.reason if self._end else None
+        return self.end.reason if self.end else None
 
     @property
     def usage(self) -> Usage | None:
         """Token counts; None while it runs."""
-        return self._end.usage if self._end else None
+        return self.end.usage if self.end else None
 
     @property
     def timing(self) -> Timing | None:
         """Times on the server; None while it runs."""
-        return self._end.timing if self._end else None
+        return self.end.timing if self.end else None
 
     def completion(self) -> Completion:
-        """Return the whole answer; raises RuntimeError before the end."""
-        if self.admission is None or self._end is None:
+        """Return all outputs; raises RuntimeError before the end."""
+        done, end = self._stream_end, self.end
+        if self.admission is None or done is None or end is None:
             raise RuntimeError("the answer is not complete; read the stream to its end first")
-        return _completion(
-            self.admission, self.text, self.token_ids, self._end, tuple(self._logprobs)
-        )
+        parts = sorted(self._parts.items())
+        outputs = tuple(part.output(done.usage, done.timing) for _, part in parts)
+        return _completion(self.admission, outputs, end)
 
 
 def completion_from_wire(response: pb.GenerateResponse) -> Completion:
     """Return the answer of a unary call."""
-    output = response.outputs[0]
-    return _completion(
-        admission_from_wire(response.admission),
-        output.text,
-        tuple(output.token_ids),
-        end_from_wire(output.end, response.usage, response.timing),
-        logprobs_from_wire(output.logprobs),
+    ends = [
+        end_from_wire(output.end, response.usage, response.timing) for output in response.outputs
+    ]
+    outputs = tuple(
+        _output(output.text, output.token_ids, logprobs_from_wire(output.logprobs), end)
+        for output, end in zip(response.outputs, ends, strict=True)
     )
+    return _completion(admission_from_wire(response.admission), outputs, ends[0])
 
 
-def _completion(
-    admission: Admission,
-    text: str,
-    token_ids: tuple[int, ...],
-    end: End,
-    logprobs: tuple[TokenLogprobs, ...],
-) -> Completion:
+def _output(
+    text: str, token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs], end: End
+) -> Output:
+    return Output(tuple(token_ids), text, end.reason, end.match, tuple(logprobs))
+
+
+def _completion(admission: Admission, outputs: tuple[Output, ...], end: End) -> Completion:
+    """Return the whole; `end` has the counts and times of all outputs."""
     return Completion(
-        request_id=admission.request_id,
-        text=text,
-        token_ids=token_ids,
-        finish_reason=end.reason,
-        match=end.match,
+        outputs=outputs,
         usage=end.usage,
         timing=end.timing,
+        request_id=admission.request_id,
         seed=admission.seed,
         max_new_tokens=admission.max_new_tokens,
-        logprobs=logprobs,
     )

@@ -53,6 +53,7 @@ class GenerateOptions(TypedDict, total=False):
     regex: str | None
     grammar: str | None
     choices: Sequence[str] | None
+    n: int | None
 
 
 # Option -> where it goes in GenerationSpec.
@@ -85,6 +86,7 @@ _FIELDS = {
     "regex": "guide.regex",
     "grammar": "guide.grammar",
     "choices": "guide.choices.texts",
+    "n": "n",
 }
 
 

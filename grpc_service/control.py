@@ -12,7 +12,12 @@ from edgellama.grpc_service.control_pb2_grpc import ControlServiceServicer
 from edgellama.grpc_service.limits import MAX_MESSAGE_BYTES
 from edgellama.grpc_service.spec import MAX_REQUEST_ID_CHARS, sampling_to_wire
 from edgellama.grpc_service.step_wire import step_to_wire
-from edgellama.runtime.request import MAX_LOGPROBS, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
+from edgellama.runtime.request import (
+    MAX_LOGPROBS,
+    MAX_OUTPUTS,
+    MAX_STOP_STRING_CHARS,
+    MAX_STOP_STRINGS,
+)
 
 if TYPE_CHECKING:
     from edgellama.runtime.engine import Engine
@@ -48,6 +53,7 @@ def model_info(engine: Engine) -> pb.GetModelInfoResponse:
             max_top_logprobs=MAX_LOGPROBS,
             max_request_id_chars=MAX_REQUEST_ID_CHARS,
             max_message_bytes=MAX_MESSAGE_BYTES,
+            max_outputs=min(MAX_OUTPUTS, profile.limits.slots),
         ),
     )
 

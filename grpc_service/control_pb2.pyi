@@ -137,7 +137,7 @@ class Precision(_message.Message):
     def __init__(self, weights: _Optional[str] = ..., embedding: _Optional[str] = ..., kv: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("capacity", "slots", "max_queue", "max_stop_strings", "max_stop_string_chars", "max_top_logprobs", "max_request_id_chars", "max_message_bytes")
+    __slots__ = ("capacity", "slots", "max_queue", "max_stop_strings", "max_stop_string_chars", "max_top_logprobs", "max_request_id_chars", "max_message_bytes", "max_outputs")
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +146,7 @@ class Limits(_message.Message):
     MAX_TOP_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     MAX_REQUEST_ID_CHARS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     capacity: int
     slots: int
     max_queue: int
@@ -154,4 +155,5 @@ class Limits(_message.Message):
     max_top_logprobs: int
     max_request_id_chars: int
     max_message_bytes: int
-    def __init__(self, capacity: _Optional[int] = ..., slots: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_chars: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_request_id_chars: _Optional[int] = ..., max_message_bytes: _Optional[int] = ...) -> None: ...
+    max_outputs: int
+    def __init__(self, capacity: _Optional[int] = ..., slots: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_chars: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_request_id_chars: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_outputs: _Optional[int] = ...) -> None: ...

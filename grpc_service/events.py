@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from google.protobuf.duration_pb2 import Duration
 
 from edgellama.grpc_service import generation_pb2 as pb
+from edgellama.runtime.completion import output_of
 from edgellama.runtime.request import (
     Admission,
     Delta,
@@ -97,6 +98,7 @@ def delta_to_wire(delta: Delta, want: pb.Want) -> pb.Delta:
         text=delta.text if wants_text(want) else "",
         token_ids=delta.token_ids if want.token_ids else (),
         logprobs=logprobs_to_wire(delta.logprobs) if delta.logprobs else None,
+        index=delta.index,
     )
 
 
@@ -107,12 +109,15 @@ def delta_from_wire(message: pb.Delta) -> Delta:
         token_ids=tuple(message.token_ids),
         text=message.text,
         logprobs=logprobs_from_wire(message.logprobs),
+        index=message.index,
     )
 
 
 def output_end_to_wire(end: End) -> pb.OutputEnd:
     """Return the message of a regular end."""
-    message = pb.OutputEnd(reason=_REASONS[end.reason], tokens=end.usage.output_tokens)
+    message = pb.OutputEnd(
+        reason=_REASONS[end.reason], tokens=end.usage.output_tokens, index=end.index
+    )
     if isinstance(end.match, str):
         message.stop_string = end.match
     elif end.match is not None:
@@ -158,16 +163,16 @@ def end_from_wire(output_end: pb.OutputEnd, usage: pb.Usage, timing: pb.Timing) 
             total=duration_from_wire(timing.total),
         ),
         match=None if match is None else getattr(output_end, match),
+        index=output_end.index,
     )
 
 
 def output_to_wire(deltas: Iterable[Delta], end: End, want: pb.Want) -> pb.Output:
-    """Return the whole answer."""
-    parts = tuple(deltas)
-    logprobs = tuple(entry for part in parts for entry in part.logprobs)
+    """Return a whole answer."""
+    output = output_of(deltas, end)
     return pb.Output(
-        text="".join(part.text for part in parts) if wants_text(want) else "",
-        token_ids=[t for part in parts for t in part.token_ids] if want.token_ids else (),
-        logprobs=logprobs_to_wire(logprobs) if logprobs else None,
+        text=output.text if wants_text(want) else "",
+        token_ids=output.token_ids if want.token_ids else (),
+        logprobs=logprobs_to_wire(output.logprobs) if output.logprobs else None,
         end=output_end_to_wire(end),
     )

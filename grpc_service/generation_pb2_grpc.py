@@ -62,15 +62,15 @@ class GenerationServiceServicer(object):
     """
 
     def Generate(self, request, context):
-        """Generates one answer and returns it whole.
+        """Generates one answer, or GenerationSpec.n of them, and returns it whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamGenerate(self, request, context):
-        """Generates one answer and sends it as it appears.
-        Order: one Admission, any number of Delta, one OutputEnd, one StreamEnd.
+        """Generates one answer, or GenerationSpec.n of them, and sends it as it appears.
+        Order: one Admission; of each output any number of Delta and one OutputEnd; one StreamEnd.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,9 +45,9 @@ class Hub:
 class Mailbox:
     """The undelivered events of one request.
 
-    It needs no limit of its own: a request yields at most `max_new_tokens` tokens, and a reader
-    that falls behind gets all that is waiting as one Delta. With `at_end` the reader is woken for
-    the End only.
+    It needs no limit of its own: an output has at most `max_new_tokens` tokens, and a reader that
+    falls behind gets all that is waiting of it as one Delta. With `at_end` the reader is woken for
+    the last End only.
     """
 
     def __init__(self, hub: Hub, *, at_end: bool = False) -> None:
@@ -68,7 +68,7 @@ class Mailbox:
         """Take one event; called on the engine's thread."""
         with self._hub.lock:
             self._events.append(event)
-            self._ended = isinstance(event, End)
+            self._ended = isinstance(event, End) and not event.outputs_left
             if not self._posted and (self._ended or not self._at_end):
                 self._posted = True
                 self._hub.post(self)
@@ -97,19 +97,17 @@ class Mailbox:
 
 
 def merge_deltas(events: Sequence[Event]) -> list[Event]:
-    """Join each run of neighbouring Deltas into one; the other events stay as they are."""
+    """Join the Deltas of an output between two other events into one; those stay as they are."""
     merged: list[Event] = []
-    run: list[Delta] = []
+    runs: dict[int, list[Delta]] = {}  # by output
     for event in events:
         if isinstance(event, Delta):
-            run.append(event)
+            runs.setdefault(event.index, []).append(event)
             continue
-        if run:
-            merged.append(_joined(run))
-            run = []
+        merged += map(_joined, runs.values())
+        runs.clear()
         merged.append(event)
-    if run:
-        merged.append(_joined(run))
+    merged += map(_joined, runs.values())
     return merged
 
 
@@ -121,4 +119,5 @@ def _joined(run: Sequence[Delta]) -> Delta:
         token_ids=tuple(token for delta in run for token in delta.token_ids),
         text="".join(delta.text for delta in run),
         logprobs=tuple(entry for delta in run for entry in delta.logprobs),
+        index=run[0].index,
     )

@@ -25,6 +25,7 @@ from edgellama.grpc_service.spec import (
     request_from_wire,
 )
 from edgellama.grpc_service.text_pool import TextPool
+from edgellama.runtime.completion import timing_of_all, usage_of_all
 from edgellama.runtime.request import (
     Admission,
     Delta,
@@ -64,7 +65,7 @@ class GenerationServicer(GenerationServiceServicer):
         self._stopped: Exception | None = None
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> pb.GenerateResponse:
-        """Generate one answer and return it whole."""
+        """Generate the answers and return them whole."""
         spec = request.spec
         request_id = spec.request_id or mint_request_id()
         response = pb.GenerateResponse()
@@ -73,28 +74,36 @@ class GenerationServicer(GenerationServiceServicer):
                 wanted = await self._request(spec, request_id)
                 with self._submitted(spec, wanted, context, at_end=True) as mailbox:
                     got = await mailbox.take()
-            end = got[-1]
-            assert isinstance(end, End), "the mailbox woke the unary call before the end"
-            self._check_end(end)
+            ends = [event for event in got if isinstance(event, End)]
+            assert len(ends) == wanted.n, "the mailbox woke the unary call before the end"
+            for end in ends:  # the one that failed comes before those cancelled for it
+                self._check_end(end)
             for event in got:
                 if isinstance(event, Admission):
                     response.admission.CopyFrom(events.admission_to_wire(event))
-            deltas = (event for event in got if isinstance(event, Delta))
-            response.outputs.append(events.output_to_wire(deltas, end, spec.want))
-            response.usage.CopyFrom(events.usage_to_wire(end.usage))
-            response.timing.CopyFrom(events.timing_to_wire(end.timing))
+            for end in sorted(ends, key=lambda end: end.index):
+                deltas = (e for e in got if isinstance(e, Delta) and e.index == end.index)
+                response.outputs.append(events.output_to_wire(deltas, end, spec.want))
+            response.usage.CopyFrom(events.usage_to_wire(usage_of_all(ends)))
+            response.timing.CopyFrom(events.timing_to_wire(timing_of_all(ends)))
         return response
 
     async def StreamGenerate(self, request: pb.StreamGenerateRequest, context: Context) -> None:
-        """Generate one answer and write its events as they come."""
+        """Generate the answers and write their events as they come."""
         spec = request.spec
         request_id = spec.request_id or mint_request_id()
         async with failures_reported(context, request_id, self._retry):
             with self._gate:
                 wanted = await self._request(spec, request_id)
                 with self._submitted(spec, wanted, context, at_end=False) as mailbox:
-                    while not await self._write(mailbox, spec.want, context):
-                        pass
+                    ends: list[End] = []
+                    while len(ends) < wanted.n:
+                        ends += await self._write(mailbox, spec.want, context)
+                    stream_end = pb.StreamEnd(
+                        usage=events.usage_to_wire(usage_of_all(ends)),
+                        timing=events.timing_to_wire(timing_of_all(ends)),
+                    )
+                    await context.write(pb.StreamGenerateResponse(stream_end=stream_end))
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """Return the ids of a text or a chat."""
@@ -175,8 +184,9 @@ class GenerationServicer(GenerationServiceServicer):
             self._open.discard(mailbox)
             cancel()
 
-    async def _write(self, mailbox: Mailbox, want: pb.Want, context: Context) -> bool:
-        """Write the events that are there; returns whether the last one was among them."""
+    async def _write(self, mailbox: Mailbox, want: pb.Want, context: Context) -> list[End]:
+        """Write the events that are there; returns the Ends among them."""
+        ends = []
         for event in await mailbox.take():
             if isinstance(event, Admission):
                 message = pb.StreamGenerateResponse(admission=events.admission_to_wire(event))
@@ -184,16 +194,11 @@ class GenerationServicer(GenerationServiceServicer):
                 message = pb.StreamGenerateResponse(delta=events.delta_to_wire(event, want))
             else:
                 self._check_end(event)
+                ends.append(event)
                 output_end = events.output_end_to_wire(event)
-                await context.write(pb.StreamGenerateResponse(output_end=output_end))
-                stream_end = pb.StreamEnd(
-                    usage=events.usage_to_wire(event.usage),
-                    timing=events.timing_to_wire(event.timing),
-                )
-                await context.write(pb.StreamGenerateResponse(stream_end=stream_end))
-                return True
+                message = pb.StreamGenerateResponse(output_end=output_end)
             await context.write(message)
-        return False
+        return ends
 
     def _check_end(self, end: End) -> None:
         """Raise for an end that is a failure of the call."""

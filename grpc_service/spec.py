@@ -153,6 +153,7 @@ def request_from_wire(
         priority=spec.priority,
         tenant=spec.tenant,
         guide=guide_from_wire(spec.guide) if spec.HasField("guide") else None,
+        n=spec.n if spec.HasField("n") else 1,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgellama.runtime.request import (
@@ -19,25 +20,85 @@ from edgellama.runtime.request import (
 
 
 @dataclass(frozen=True)
-class Completion:
-    """A finished generation; `token_ids` has every drawn token, a stop id at its end included."""
+class Output:
+    """One answer to a prompt; `token_ids` has every drawn token, a stop id at its end included."""
 
     token_ids: tuple[int, ...]
     text: str
     finish_reason: FinishReason
     match: str | int | None
-    usage: Usage
-    timing: Timing
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
+@dataclass(frozen=True)
+class Completion:
+    """A finished request: its `outputs` in their order, `usage` and `timing` of all together.
+
+    The other properties are those of the first output, which is the only one unless asked for more.
+    """
+
+    outputs: tuple[Output, ...]
+    usage: Usage
+    timing: Timing
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The tokens."""
+        return self.outputs[0].token_ids
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self.outputs[0].text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """Why it ended."""
+        return self.outputs[0].finish_reason
+
+    @property
+    def match(self) -> str | int | None:
+        """The stop string or id that ended it."""
+        return self.outputs[0].match
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprobs, ...]:
+        """One a token, where asked for."""
+        return self.outputs[0].logprobs
+
+
+def output_of(deltas: Iterable[Delta], end: End) -> Output:
+    """Return one output out of its events."""
+    parts = tuple(deltas)
+    return Output(
+        token_ids=tuple(token for part in parts for token in part.token_ids),
+        text="".join(part.text for part in parts),
+        finish_reason=end.reason,
+        match=end.match,
+        logprobs=tuple(entry for part in parts for entry in part.logprobs),
+    )
+
+
+def usage_of_all(ends: Sequence[End]) -> Usage:
+    """Return the counts of a request out of the Ends of its outputs: its prompt counts once."""
+    first = min(ends, key=lambda end: end.index).usage
+    output_tokens = sum(end.usage.output_tokens for end in ends)
+    return Usage(first.prompt_tokens, output_tokens, first.cached_prompt_tokens)
+
+
+def timing_of_all(ends: Sequence[End]) -> Timing:
+    """Return the times of a request out of the Ends of its outputs: the first begins it."""
+    first = min(ends, key=lambda end: end.index).timing
+    return Timing(first.queue, first.first_token, max(end.timing.total for end in ends))
+
+
 class Collector:
-    """A listener that keeps the events, and hands out the result once the End is there."""
+    """A listener that keeps the events, and hands out the result once all outputs have ended."""
 
     def __init__(self) -> None:
         self.admission: Admission | None = None
         self._deltas: list[Delta] = []
-        self._end: End | None = None
+        self._ends: list[End] = []
         self._ended = threading.Event()
 
     def __call__(self, event: Event) -> None:
@@ -47,27 +108,24 @@ class Collector:
         elif isinstance(event, Admission):
             self.admission = event
         else:
-            self._end = event
-            self._ended.set()
+            self._ends.append(event)
+            if not event.outputs_left:
+                self._ended.set()
 
     @property
     def is_ended(self) -> bool:
-        """Whether the End has come, so that `result` does not wait."""
+        """Whether the last End has come, so that `result` does not wait."""
         return self._ended.is_set()
 
     def result(self) -> Completion:
-        """Wait for the End; raises EngineFailedError when it tells of an error."""
+        """Wait for the last End; raises EngineFailedError when one tells of an error."""
         self._ended.wait()
-        end = self._end
-        assert end is not None
-        if end.reason is FinishReason.ERROR:
-            raise EngineFailedError(end.error)
-        return Completion(
-            token_ids=tuple(token for delta in self._deltas for token in delta.token_ids),
-            text="".join(delta.text for delta in self._deltas),
-            finish_reason=end.reason,
-            match=end.match,
-            usage=end.usage,
-            timing=end.timing,
-            logprobs=tuple(entry for delta in self._deltas for entry in delta.logprobs),
+        ends = sorted(self._ends, key=lambda end: end.index)
+        for end in ends:
+            if end.reason is FinishReason.ERROR:
+                raise EngineFailedError(end.error)
+        outputs = (
+            output_of((delta for delta in self._deltas if delta.index == end.index), end)
+            for end in ends
         )
+        return Completion(tuple(outputs), usage_of_all(ends), timing_of_all(ends))

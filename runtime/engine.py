@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.backend import Backend
 from edgellama.runtime.completion import Collector, Completion
-from edgellama.runtime.generation import Generation, Listener
+from edgellama.runtime.generation import Listener
 from edgellama.runtime.load import load_backend
 from edgellama.runtime.manifest import EngineError, Manifest, read_manifest
 from edgellama.runtime.manifest import check_files as compare_files
+from edgellama.runtime.outputs import make_outputs
 from edgellama.runtime.request import Request
 from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.scheduler import Scheduler
-from edgellama.runtime.sequence import Sequence
 from edgellama.runtime.step_loop import EngineStats, StepLoop
 from edgellama.runtime.step_record import StepRecord
 from edgellama.runtime.validate import check_request
@@ -31,8 +31,8 @@ class Engine:
     """Serves requests from any thread over one backend; in-flight batching, a step at a time.
 
     Every request's listener is called on the engine's thread: Admission when it gets a slot, one
-    Delta for each step that drew a token for it, and exactly one End. A listener must be quick: the
-    next step waits for it. One that raises costs its own request only.
+    Delta for each step and output that a token was drawn for, and one End for each output. A
+    listener must be quick: the next step waits for it. One that raises costs its own request only.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Engine:
         self._codec = codec
         self._manifest = manifest
         self._sampler = Sampler(backend.vocab_size)
+        self._slots = limits.slots
         self._capacity = min(limits.capacity, backend.capacity)
         scheduler = Scheduler(
             limits.slots,
@@ -130,27 +131,24 @@ class Engine:
         listener is never called.
         """
         max_new_tokens = check_request(
-            request, vocab_size=self._backend.vocab_size, capacity=self._capacity
+            request,
+            vocab_size=self._backend.vocab_size,
+            capacity=self._capacity,
+            slots=self._slots,
         )
         eos = () if request.stop.ignore_eos else self._codec.generation.stop_ids
         banned = (*eos, *request.stop.token_ids) if request.stop.min_new_tokens else ()
         self._sampler.check(request.sampling, banned)
-        guide = None if request.guide is None else self._codec.guide(request.guide)
+        guides = [
+            None if request.guide is None else self._codec.guide(request.guide)
+            for _ in range(request.n)
+        ]
         request_id = request.request_id or uuid.uuid4().hex
-        sequence = Sequence(
-            request_id,
-            request.prompt_ids,
-            max_new_tokens,
-            salt=request.cache_salt,
-            priority=request.priority,
-            tenant=request.tenant,
-        )
-        generation = Generation(request, sequence, listener, guide)
-        self._loop.add(generation)
+        self._loop.add(make_outputs(request, request_id, max_new_tokens, listener, guides))
         return request_id
 
     def cancel(self, request_id: str) -> bool:
-        """Stop a request before the next step; False when it is not active (any more)."""
+        """Stop a request before the next step, all outputs; False when it is not active."""
         return self._loop.cancel(request_id)
 
     def generate(self, request: Request) -> Completion:

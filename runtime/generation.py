@@ -1,4 +1,4 @@
-"""One request from submission to its End: the way of each drawn token to text and stop rules."""
+"""One output from submission to its End: the way of each drawn token to text and stop rules."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgellama.runtime.request import (
     Timing,
     Usage,
 )
-from edgellama.runtime.sampling import Draw, SamplingState, effective_seed
+from edgellama.runtime.sampling import Draw, SamplingState
 from edgellama.runtime.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -28,20 +28,31 @@ Listener = Callable[[Event], None]
 
 
 class Generation:
-    """State of one request beside its `sequence`; made by the caller, then the engine thread's."""
+    """State of one output beside its `sequence`; made by the caller, then the engine thread's.
+
+    `outputs` is one list for all of the request: those that have not ended, itself included.
+    """
 
     def __init__(
         self,
         request: Request,
         sequence: Sequence,
         listener: Listener,
+        *,
+        index: int,
+        seed: int,
+        outputs: list[Generation],
         guide: GuideMatcher | None = None,
     ) -> None:
         self.request = request
         self.sequence = sequence
         self.listener = listener
+        self.index = index
+        self.seed = seed
+        self.outputs = outputs
+        self.outputs_left = 0  # when it ended itself
         self.is_cancelled = False  # asked for; the End follows at the next step boundary
-        self.is_muted = False  # the listener raised: nothing but the End goes to it
+        self.is_muted = False  # the listener raised: nothing but Ends go to it
         self.reason: FinishReason | None = None
         self.match: str | int | None = None
         self.sampling: SamplingState  # these three from admission on
@@ -56,18 +67,22 @@ class Generation:
 
     @property
     def id(self) -> str:
-        """The request's id, minted or given."""
+        """The output's id in the engine."""
         return self.sequence.id
+
+    @property
+    def request_id(self) -> str:
+        """The request's id, minted or given."""
+        return (self.sequence.leader or self.sequence).id
 
     def admit(self, codec: TextCodec) -> Admission:
         """Make what the tokens need: random stream, decoder, stop ids."""
         request, stop = self.request, self.request.stop
-        seed = effective_seed(request.sampling)
         self._eos = frozenset(() if stop.ignore_eos else codec.generation.stop_ids)
         self.sampling = SamplingState(
             request.sampling,
             request.prompt_ids,
-            seed,
+            self.seed,
             banned_until_min=tuple(self._eos | self._own_stops),
             min_new_tokens=stop.min_new_tokens,
             top_logprobs=request.top_logprobs,
@@ -78,9 +93,9 @@ class Generation:
         )
         self._queue_seconds = self._elapsed()
         return Admission(
-            request_id=self.id,
+            request_id=self.request_id,
             prompt_tokens=len(request.prompt_ids),
-            seed=seed,
+            seed=self.seed,
             max_new_tokens=self.sequence.max_new_tokens,
             queue_seconds=self._queue_seconds,
         )
@@ -113,7 +128,7 @@ class Generation:
             if self._decoder.matched is not None:  # what was held back completed a stop string
                 self.reason, self.match = FinishReason.STOP_STRING, self._decoder.matched
         logprobs = () if draw.logprobs is None else (draw.logprobs,)
-        return Delta(offset, (token,), text, logprobs)
+        return Delta(offset, (token,), text, logprobs, self.index)
 
     def end(self, error: str | None = None) -> End:
         """Return the last event, after `reason` is set."""
@@ -124,6 +139,8 @@ class Generation:
             timing=Timing(self._queue_seconds, self._first_token_seconds, self._elapsed()),
             match=self.match,
             error=error,
+            index=self.index,
+            outputs_left=self.outputs_left,
         )
 
     def _elapsed(self) -> float:

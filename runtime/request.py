@@ -13,6 +13,7 @@ from edgellama.runtime.guide import Guide
 from edgellama.runtime.invalid_request import InvalidRequestError as InvalidRequestError
 
 MAX_LOGPROBS = 20
+MAX_OUTPUTS = 16
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_CACHE_SALT_CHARS = 128
@@ -161,6 +162,9 @@ class Request:
     one for each tenant nobody can tell by the time to a first token what others have asked. Of
     those that wait the greatest `priority`, in [-100, 100], goes first, and of the same one the
     `tenant` that was served least. `guide` is a rule that the answer's text obeys.
+
+    `n` outputs are drawn from the prompt, which is computed once. Output i, from 0 on, draws what a
+    request of its own with the seed `(seed + i) mod 2**64` would.
     """
 
     prompt_ids: tuple[int, ...]
@@ -173,6 +177,7 @@ class Request:
     priority: int = 0
     tenant: str = ""
     guide: Guide | None = None
+    n: int = 1
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -186,6 +191,8 @@ class Request:
         _whole("priority", self.priority)
         _bounded("priority", self.priority, -MAX_PRIORITY, MAX_PRIORITY)
         _short("tenant", self.tenant, MAX_TENANT_CHARS)
+        _whole("n", self.n)
+        _bounded("n", self.n, 1, MAX_OUTPUTS)
         if self.guide is not None and self.stop.min_new_tokens:
             raise InvalidRequestError(
                 "stop.min_new_tokens",
@@ -211,7 +218,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True)
 class Admission:
-    """The request holds a slot; `seed` and `max_new_tokens` are the effective ones."""
+    """The first output holds a slot; `seed` and `max_new_tokens` are the effective ones."""
 
     request_id: str
     prompt_tokens: int
@@ -222,11 +229,11 @@ class Admission:
 
 @dataclass(frozen=True)
 class Delta:
-    """New output: tokens `[token_offset, token_offset + len(token_ids))` and the text they freed.
+    """New tokens `[token_offset, token_offset + len(token_ids))` of output `index`, and their text.
 
-    Every drawn token is in exactly one delta, a stop id that ended the request included, so
+    Every drawn token is in exactly one delta, a stop id that ended the output included, so
     `len(token_ids)` adds up to `Usage.output_tokens`; such a stop id adds no text. Concatenated
-    over a request, `text` is exactly the final text; it may lag behind the tokens while bytes of a
+    over an output, `text` is exactly the final text; it may lag behind the tokens while bytes of a
     character or a possible stop string are held back. `logprobs` is empty or one per token.
     """
 
@@ -234,11 +241,12 @@ class Delta:
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
+    index: int = 0
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Token counts of one request; `cached_prompt_tokens` of the prompt needed no computing."""
+    """Token counts; `cached_prompt_tokens` of the prompt needed no computing."""
 
     prompt_tokens: int
     output_tokens: int
@@ -256,13 +264,19 @@ class Timing:
 
 @dataclass(frozen=True)
 class End:
-    """The last event of a request, exactly one each; `match` is the stop string or id that hit."""
+    """The last event of output `index`, one each; `match` is the stop string or id that hit.
+
+    `usage` and `timing` are the output's own. `outputs_left` others of its request go on; with 0
+    the request is over. Where one has failed the others are cancelled.
+    """
 
     reason: FinishReason
     usage: Usage
     timing: Timing
     match: str | int | None = None
     error: str | None = None
+    index: int = 0
+    outputs_left: int = 0
 
 
 Event = Admission | Delta | End

@@ -29,7 +29,8 @@ class Scheduler:
     always has its last position to spare.) Only with `preempt` a waiting sequence takes the slot of
     a running one of lower priority, MAX_PREEMPTIONS times at most of each: it waits again at the
     place of its arrival, and what its slot held is computed again where no other slot keeps it.
-    An admitted prompt begins behind the longest prefix of it that some slot holds.
+    An admitted prompt begins behind the longest prefix of it that some slot holds. The siblings of
+    a sequence, which have its prompt, wait until that is computed, so that they take it from there.
 
     One step at a time: `admit`, `schedule`, then `update` with the tokens; not thread-safe.
     """
@@ -59,6 +60,7 @@ class Scheduler:
         self._by_id: dict[str, Sequence] = {}
         self._shares = FairShare()
         self._waiting = WaitingQueue(self._shares)
+        self._siblings: dict[str, list[Sequence]] = {}  # not in the queue yet, by their leader
         self._prefilling = PrefillOrder()
         self._step: Step | None = None  # scheduled, not yet updated
         self._drawn: list[Sequence] = []  # its rows of logits are theirs
@@ -66,7 +68,7 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Sequences without a slot."""
-        return len(self._waiting)
+        return len(self._waiting) + sum(map(len, self._siblings.values()))
 
     @property
     def num_running(self) -> int:
@@ -83,19 +85,28 @@ class Scheduler:
         """Whether `admit` and `schedule` would give a step."""
         return bool(self._by_id)
 
-    def add(self, sequence: Sequence) -> None:
-        """Queue a sequence; raises QueueFullError when `max_queue` would wait beyond free slots."""
-        assert sequence.id not in self._by_id, sequence.id
-        assert len(sequence.prompt) + sequence.max_new_tokens <= self.capacity, sequence
-        waiting = len(self._waiting) - self._pool.num_free
-        if waiting >= self.max_queue:
+    def add(self, sequence: Sequence, siblings: Tokens[Sequence] = ()) -> None:
+        """Queue a sequence, and behind its prompt those whose leader it is.
+
+        Raises QueueFullError when more than `max_queue` would wait beyond the free slots.
+        """
+        waiting = self.num_waiting
+        if waiting + 1 + len(siblings) - self._pool.num_free > self.max_queue:
             raise QueueFullError(
-                f"{len(self._waiting)} requests wait for one of {self._pool.slots} slots; "
+                f"{waiting} requests wait for one of {self._pool.slots} slots; "
                 f"limits.max_queue is {self.max_queue}; try again later"
             )
-        self._by_id[sequence.id] = sequence
-        self._shares.enter(sequence.tenant)
+        for each in (sequence, *siblings):
+            assert each.id not in self._by_id, each.id
+            assert len(each.prompt) + each.max_new_tokens <= self.capacity, each
+            self._by_id[each.id] = each
+            self._shares.enter(each.tenant)
         self._waiting.add(sequence)
+        for each in siblings:
+            assert each.leader is sequence, each
+            self._waiting.number(each)
+        if siblings:
+            self._siblings[sequence.id] = list(siblings)
 
     def cancel(self, sequence_id: str) -> Sequence | None:
         """Drop a sequence between two steps and free its slot; None when there is none."""
@@ -185,6 +196,7 @@ class Scheduler:
             if sequence.computed == sequence.to_compute:
                 self._prefilling.remove(sequence)
                 sequence.status = Status.DECODING
+                self._queue_siblings(sequence)
         for sequence, token in zip(drawn, tokens, strict=True):
             sequence.output.append(token)
             if sequence.id in finished:
@@ -203,8 +215,10 @@ class Scheduler:
             assert length < self.capacity
             assert sequence is None or (sequence.slot, sequence.computed) == (slot, length)
             assert sequence is not None or self._prefixes.length(slot) < self.capacity
-        assert {s.id for s in held} | {s.id for s in self._waiting} == set(self._by_id)
-        assert len(held) + len(self._waiting) == len(self._by_id)
+        siblings = [sibling for each in self._siblings.values() for sibling in each]
+        present = [s.id for s in (*held, *self._waiting, *siblings)]
+        assert sorted(present) == sorted(self._by_id)
+        assert set(self._siblings) <= set(self._by_id), "siblings wait for nobody"
         assert {s.id for s in self._prefilling} == {s.id for s in held if s.is_prefilling}
 
     def _enter(self, sequence: Sequence) -> None:
@@ -272,12 +286,23 @@ class Scheduler:
 
     def _release(self, sequence: Sequence) -> None:
         del self._by_id[sequence.id]
-        if sequence.slot is None:
-            self._waiting.remove(sequence)
-        else:
+        self._queue_siblings(sequence)
+        if sequence.slot is not None:
             self._leave_slot(sequence)
+        elif sequence in (siblings := self._siblings_of(sequence.leader)):
+            siblings.remove(sequence)
+        else:
+            self._waiting.remove(sequence)
         self._shares.leave(sequence.tenant)
         sequence.status = Status.FINISHED
+
+    def _siblings_of(self, leader: Sequence | None) -> list[Sequence]:
+        return [] if leader is None else self._siblings.get(leader.id, [])
+
+    def _queue_siblings(self, leader: Sequence) -> None:
+        """Let those wait for a slot that waited for a prompt, now computed or never to be."""
+        for sibling in self._siblings.pop(leader.id, ()):
+            self._waiting.put_back(sibling)
 
     def _leave_slot(self, sequence: Sequence) -> None:
         assert sequence.slot is not None

@@ -19,7 +19,8 @@ class Status(Enum):
 class Sequence:
     """Mutable state of one request; only the scheduler changes it.
 
-    It shares prefixes with sequences of the same `salt` alone; `cached` is how many tokens of its
+    One with a `leader` is another output of the same prompt, and waits until that is computed. It
+    shares prefixes with sequences of the same `salt` alone; `cached` is how many tokens of its
     prompt it found computed when it was first admitted. The greater `priority` goes first, and of
     the same the `tenant` that was served least.
 
@@ -33,6 +34,7 @@ class Sequence:
     salt: str = ""
     priority: int = 0
     tenant: str = ""
+    leader: Sequence | None = field(default=None, repr=False)
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     computed: int = 0

@@ -34,7 +34,7 @@ _REQUEST_FAILED = "the request failed in the engine; its log has the reason"
 
 @dataclass(frozen=True)
 class EngineStats:
-    """Requests and slots now, and totals since the load.
+    """Outputs of requests and slots now, and totals since the load.
 
     Of the prompts, `prompt_tokens` were computed and `cached_prompt_tokens` found in the cache.
     `preemptions` counts the slots that running requests lost to others; what is computed again for
@@ -69,8 +69,9 @@ class StepLoop:
         self._changed = threading.Condition()  # guards all below; notified on every change
         self._scheduler = scheduler
         self._active: dict[str, Generation] = {}
+        self._requests: dict[str, list[Generation]] = {}  # the same by request
         self._to_cancel: list[Generation] = []
-        self._undelivered = 0  # requests whose End no listener has seen yet
+        self._undelivered = 0  # outputs whose End no listener has seen yet
         self._is_draining = False
         self._is_closing = False
         self._is_failed = False
@@ -89,34 +90,39 @@ class StepLoop:
         """Whether a step failed, after which every request is refused."""
         return self._is_failed
 
-    def add(self, generation: Generation) -> None:
-        """Queue a request; raises InvalidRequestError, QueueFullError, DrainingError or
-        EngineFailedError."""
+    def add(self, outputs: list[Generation]) -> None:
+        """Queue the outputs of a request.
+
+        Raises InvalidRequestError, QueueFullError, DrainingError or EngineFailedError.
+        """
         with self._changed:
             if self._is_failed:
                 raise EngineFailedError("the engine failed in an earlier step; load it again")
             if self._is_draining:
                 raise DrainingError("the engine is shutting down and takes no new request")
-            if generation.id in self._active:
-                raise InvalidRequestError(
-                    "request_id",
-                    f"{generation.id!r} is in use by an active request; choose another",
-                )
-            self._scheduler.add(generation.sequence)
-            self._active[generation.id] = generation
-            self._undelivered += 1
+            for each in outputs:
+                if each.id in self._requests or each.id in self._active:
+                    raise InvalidRequestError(
+                        "request_id", f"{each.id!r} is in use by an active request; choose another"
+                    )
+            first, *siblings = (each.sequence for each in outputs)
+            self._scheduler.add(first, siblings)
+            self._active.update((each.id, each) for each in outputs)
+            self._requests[first.id] = outputs
+            self._undelivered += len(outputs)
             self._changed.notify_all()
 
     def cancel(self, request_id: str) -> bool:
         """Stop a request before the next step; False when it is not active (any more)."""
         with self._changed:
-            generation = self._active.get(request_id)
-            if generation is None:
+            outputs = self._requests.get(request_id)
+            if outputs is None:
                 return False
-            if not generation.is_cancelled:
-                generation.is_cancelled = True
-                self._to_cancel.append(generation)
-                self._changed.notify_all()
+            for generation in outputs:
+                if not generation.is_cancelled:
+                    generation.is_cancelled = True
+                    self._to_cancel.append(generation)
+            self._changed.notify_all()
             return True
 
     def stats(self) -> EngineStats:
@@ -218,7 +224,8 @@ class StepLoop:
                 self._scheduler.cancel(generation.id)
             self._end(generation, FinishReason.ERROR, _REQUEST_FAILED)
         else:
-            self._deliver(generation, admission)
+            if generation.index == 0:
+                self._deliver(generation, admission)
 
     def _advance(self, step: Step, rows: list[Generation], clock: StepClock) -> None:
         """Run the step; `rows[r]` is the request of row r of its logits."""
@@ -232,11 +239,11 @@ class StepLoop:
         ]
         clock.lap("detokenise")
         tokens = [0 if draw is None else draw.token for draw in draws]
-        finished = {generation.id for generation in rows if generation.reason is not None}
+        finished = [generation for generation in rows if generation.reason is not None]
         with self._changed:
-            self._scheduler.update(step, tokens, finished)
-            for request_id in finished:
-                del self._active[request_id]
+            self._scheduler.update(step, tokens, {generation.id for generation in finished})
+            for generation in finished:
+                self._forget(generation)
             self._steps += 1
             self._output_tokens += len(draws) - draws.count(None)
             if step.prefill is not None:
@@ -284,12 +291,22 @@ class StepLoop:
     def _end(self, generation: Generation, reason: FinishReason, error: str | None = None) -> None:
         generation.reason = reason
         with self._changed:
-            del self._active[generation.id]
+            self._forget(generation)
         self._deliver_end(generation, error)
+
+    def _forget(self, generation: Generation) -> None:
+        """Drop an output that ended, in the order in which the Ends are delivered."""
+        del self._active[generation.id]
+        generation.outputs.remove(generation)
+        generation.outputs_left = len(generation.outputs)
+        if not generation.outputs:
+            del self._requests[generation.request_id]
 
     def _deliver_end(self, generation: Generation, error: str | None = None) -> None:
         if generation.reason is FinishReason.ERROR and error is None:
             error = _REQUEST_FAILED
+        if generation.reason is FinishReason.ERROR and generation.outputs:
+            self.cancel(generation.request_id)
         generation.is_muted = False
         self._deliver(generation, generation.end(error))
         with self._changed:
@@ -303,6 +320,7 @@ class StepLoop:
             generation.listener(event)
         except Exception:
             _LOG.exception("the listener of request %s raised: request cancelled", generation.id)
-            generation.is_muted = True
-            if generation.reason is None:
-                self.cancel(generation.id)
+            for each in (generation, *generation.outputs):
+                each.is_muted = True
+            if generation.outputs:
+                self.cancel(generation.request_id)

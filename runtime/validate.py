@@ -5,12 +5,18 @@ from __future__ import annotations
 from edgellama.runtime.request import InvalidRequestError, Request
 
 
-def check_request(request: Request, *, vocab_size: int, capacity: int) -> int:
+def check_request(request: Request, *, vocab_size: int, capacity: int, slots: int) -> int:
     """Return the effective `max_new_tokens`; raises InvalidRequestError with field and limit.
 
     Prompt and output together are at most `capacity` tokens, so nothing that was admitted is ever
     cut short of what it asked for.
     """
+    if request.n > slots:
+        raise InvalidRequestError(
+            "n",
+            f"is {request.n}; the engine has {slots} slots, one for each output; ask for at most "
+            f"{slots}",
+        )
     _check_ids("prompt", request.prompt_ids, vocab_size)
     _check_ids("stop.token_ids", request.stop.token_ids, vocab_size)
     prompt = len(request.prompt_ids)

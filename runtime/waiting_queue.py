@@ -15,7 +15,8 @@ class WaitingQueue:
     """Bounded overtaking: by priority, then the tenant served least, then by arrival.
 
     A sequence that MAX_OVERTAKEN later ones went past is before all others, the oldest such first;
-    so none waits for more than those and the ones that were there before it.
+    so none waits for more than those and the ones that were there before it. Of the same priority
+    the further outputs of a request go first that has begun: its prompt is in a slot now.
     """
 
     def __init__(self, shares: FairShare) -> None:
@@ -32,13 +33,17 @@ class WaitingQueue:
 
     def add(self, sequence: Sequence) -> None:
         """Queue a new sequence."""
-        sequence.arrival = self._arrivals
-        self._arrivals += 1
+        self.number(sequence)
         self._waiting[sequence.id] = sequence
         self._ordered += _is_ordered(sequence)
 
+    def number(self, sequence: Sequence) -> None:
+        """Note the arrival of a sequence that is not to be queued yet."""
+        sequence.arrival = self._arrivals
+        self._arrivals += 1
+
     def put_back(self, sequence: Sequence) -> None:
-        """Queue a sequence that lost its slot, at the place of its arrival."""
+        """Queue a sequence at the place of its arrival."""
         all_of_them = sorted((sequence, *self), key=lambda each: each.arrival)
         self._waiting = {each.id: each for each in all_of_them}
         self._ordered += _is_ordered(sequence)
@@ -69,7 +74,8 @@ class WaitingQueue:
         if sequence.overtaken >= MAX_OVERTAKEN:
             return (0, sequence.arrival)
         served = self._shares.served(sequence.tenant)
-        return (1, -sequence.priority, served, sequence.arrival)
+        begins = int(sequence.leader is None)
+        return (1, -sequence.priority, begins, served, sequence.arrival)
 
 
 def _is_ordered(sequence: Sequence) -> bool:

@@ -64,6 +64,27 @@ def test_the_answer_over_the_wire_is_the_local_one(target: str, engine: str) -> 
     assert stream.stdout == local["text"] + "\n"
 
 
+def test_several_outputs_locally_and_over_the_wire(target: str, engine: str) -> None:
+    asked = ("--prompt", "Hello there, all of you", "--max-new-tokens", "6", "--ignore-eos")
+    drawn = (*asked, "--temperature", "1.5", "--seed", "3", "--n", "3")
+    local = json.loads(run("generate", engine, *drawn, "--json").stdout)
+    remote = json.loads(run("client", "generate", "--target", target, *drawn, "--json").stdout)
+    assert set(local) == {"outputs", "usage"}
+    assert local["usage"]["output_tokens"] == 18
+    assert local["outputs"] == remote["outputs"]
+    assert len({output["text"] for output in local["outputs"]}) == 3
+    second = (*asked, "--temperature", "1.5", "--seed", "4", "--json")
+    alone = json.loads(run("generate", engine, *second).stdout)
+    assert {k: v for k, v in alone.items() if k != "usage"} == local["outputs"][1]
+    text = "".join(f"[{i}] {output['text']}\n" for i, output in enumerate(local["outputs"]))
+    assert run("generate", engine, *drawn).stdout == text
+    assert run("client", "generate", "--target", target, *drawn).stdout == text
+    for command in (("generate", engine), ("client", "generate", "--target", target)):
+        done = run(*command, "--prompt", "a", "--n", "5")
+        assert done.exit_code == 1 and done.stderr.startswith("error: n: ")
+        assert "4 slots" in done.stderr
+
+
 def test_guided_answers_locally_and_over_the_wire(target: str, engine: str, tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text('{"enum": [true, false]}', encoding="utf-8")
@@ -140,7 +161,7 @@ def test_the_trace_of_a_server(target: str, tmp_path: Path) -> None:
 def test_info_describes_the_model(target: str) -> None:
     document = json.loads(run("client", "info", "--target", target, "--json").stdout)
     assert document["vocab_size"] == 258
-    assert document["limits"]["slots"] == 4
+    assert document["limits"]["slots"] == document["limits"]["max_outputs"] == 4
     assert "vocab_size" in run("client", "info", "--target", target).stdout
 
 

@@ -140,6 +140,8 @@ class EchoEngine:
             raise self.refusal
         if len(request.prompt_ids) >= CAPACITY:
             raise InvalidRequestError("prompt", f"has {len(request.prompt_ids)} tokens")
+        if request.n != 1:
+            raise InvalidRequestError("n", "an echo has one output")
         limit = request.stop.max_new_tokens or CAPACITY - len(request.prompt_ids)
         with self._lock:
             if len(self._active) >= self.max_requests:

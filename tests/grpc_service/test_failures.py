@@ -55,6 +55,8 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"cache_salt": "a" * 129}, "cache_salt"),
         ({"tenant": "a" * 129}, "tenant"),
         ({"priority": 101}, "priority"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
         ({"priority": 2**31}, "priority"),  # refused on this side
         ({"top_k": -1}, "sampling.top_k"),  # refused on this side: the wire cannot carry it
         ({"seed": 2**64}, "sampling.seed"),

@@ -57,6 +57,12 @@ async def test_absent_fields_take_the_models_defaults_and_zero_is_zero(client, e
     assert engine.requests[-1].sampling == Sampling(temperature=0.0, top_p=0.7, seed=0)
 
 
+async def test_one_output_unless_asked_for_more(client, engine):
+    done = await client.generate("abc", max_new_tokens=1)
+    assert engine.requests[-1].n == 1
+    assert [output.text for output in done.outputs] == [done.text]
+
+
 async def test_every_option_reaches_the_engine(client, engine):
     await client.generate(
         "a", temperature=0.1, top_k=5, top_p=0.3, min_p=0.05, repetition_penalty=1.1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -61,6 +62,20 @@ def test_merging_keeps_tokens_text_and_logprobs(pieces, admitted):
         assert len(event.logprobs) == len(event.token_ids)
 
 
+def test_outputs_are_merged_each_for_itself():
+    def of(index, event):
+        return replace(event, index=index)
+
+    ended = replace(END, index=1, outputs_left=1)
+    events = [of(1, delta(0, 1)), of(0, delta(0, 2)), of(1, delta(1, 3)), ended, of(0, delta(1, 4))]
+    assert merge_deltas(events) == [
+        of(1, delta(0, 1, 3)),
+        of(0, delta(0, 2)),
+        ended,
+        of(0, delta(1, 4)),
+    ]
+
+
 async def test_one_wake_for_many_mailboxes_and_events():
     loop = CountingLoop()
     hub = Hub(loop)
@@ -81,10 +96,12 @@ async def test_unary_mailbox_wakes_at_the_end_only():
     box = Mailbox(Hub(loop), at_end=True)
     for event in (ADMISSION, delta(0, 1), delta(1, 2)):
         box.put(event)
+    first = replace(END, outputs_left=1)
+    box.put(first)
     assert loop.wakes == 0 and not box.ended
-    box.put(END)
+    box.put(replace(END, index=1))
     assert box.ended
-    assert await box.take() == [ADMISSION, delta(0, 1, 2), END]
+    assert await box.take() == [ADMISSION, delta(0, 1, 2), first, replace(END, index=1)]
 
 
 async def test_nothing_is_lost_between_a_busy_thread_and_a_busy_reader():

@@ -72,15 +72,15 @@ def test_admission_survives_the_wire(admission):
     )
 
 
-@given(u32, st.lists(u32, max_size=5), st.text(max_size=9), st.integers(0, 3), st.data())
-def test_delta_survives_the_wire(offset, ids, text, top, data):
+@given(u32, st.lists(u32, max_size=5), st.text(max_size=9), st.integers(0, 3), u32, st.data())
+def test_delta_survives_the_wire(offset, ids, text, top, index, data):
     entry = st.builds(
         TokenLogprobs,
         logprob,
         st.lists(st.tuples(u32, logprob), min_size=top, max_size=top).map(tuple),
     )
     logprobs = tuple(data.draw(entry) for _ in ids)
-    delta = Delta(offset, tuple(ids), text, logprobs)
+    delta = Delta(offset, tuple(ids), text, logprobs, index)
     want = pb.Want(token_ids=True)
     message = events.delta_to_wire(delta, want)
     assert events.delta_from_wire(message) == delta
@@ -92,7 +92,7 @@ def test_delta_survives_the_wire(offset, ids, text, top, data):
 @pytest.mark.parametrize("reason", list(FinishReason))
 def test_every_reason_has_a_message_or_is_a_failure(reason):
     match = {FinishReason.STOP_STRING: "x", FinishReason.EOS: 0}.get(reason)
-    end = End(reason, Usage(4, 5, 6), Timing(0.25, 0.5, 1.5), match)
+    end = End(reason, Usage(4, 5, 6), Timing(0.25, 0.5, 1.5), match, index=3)
     if reason in (FinishReason.CANCELLED, FinishReason.ERROR):
         with pytest.raises(KeyError):
             events.output_end_to_wire(end)

@@ -9,19 +9,23 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import numpy.typing as npt
 import pytest
 from serving_engine import MANIFEST, until
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
+from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.grpc_service.client_errors import (
+    DeadlineExceeded,
     InvalidRequest,
     Overloaded,
     ServerError,
     Unavailable,
 )
+from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
 from edgellama.grpc_service.server import Server
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.chat import ChatMessage
@@ -199,6 +203,73 @@ async def test_seeded_draws_repeat_and_the_minted_seed_is_reported(client):
     assert other.token_ids != first.token_ids
 
 
+async def test_outputs_of_one_prompt_whole_and_streamed(client, engine):
+    options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5, "top_logprobs": 1}
+    prompt = "several answers to one prompt"
+    before = engine.stats().prompt_tokens
+    whole = await client.generate(prompt, n=3, **options)
+    assert engine.stats().prompt_tokens - before == whole.usage.prompt_tokens + 2
+    alone = [await client.generate(prompt, **options | {"seed": 5 + i}) for i in range(3)]
+    assert whole.outputs == tuple(one.outputs[0] for one in alone)
+    assert len({output.text for output in whole.outputs}) == 3
+    assert whole.usage.output_tokens == 36 and whole.usage.cached_prompt_tokens == 0
+    stream = client.stream(prompt, n=3, **options)
+    texts, offsets = ["", "", ""], [0, 0, 0]
+    async for delta in stream:
+        assert delta.token_offset == offsets[delta.index]
+        offsets[delta.index] += len(delta.token_ids)
+        texts[delta.index] += delta.text
+    assert offsets == [12, 12, 12]
+    assert texts == [output.text for output in whole.outputs]
+    assert stream.completion().outputs == whole.outputs
+    assert stream.usage.output_tokens == 36
+    assert stream.usage.cached_prompt_tokens == whole.usage.prompt_tokens - 1
+    assert (stream.text, stream.completion().seed) == (whole.text, 5)
+
+
+async def test_the_messages_of_several_outputs_come_in_order(server):
+    spec = pb.GenerationSpec(text="in order", n=2, stop=pb.Stop(max_new_tokens=4))
+    kinds = []
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        call = GenerationServiceStub(channel).StreamGenerate(pb.StreamGenerateRequest(spec=spec))
+        async for message in call:
+            kind = message.WhichOneof("event")
+            kinds.append((kind, getattr(getattr(message, kind), "index", None)))
+    assert kinds[0] == ("admission", None) and kinds[-1] == ("stream_end", None)
+    assert [kind for kind, _ in kinds].count("output_end") == 2
+    for index in range(2):
+        own = [kind for kind, of in kinds if of == index]
+        assert own[-1] == "output_end" and set(own[:-1]) == {"delta"}
+
+
+async def test_a_stream_of_several_outputs_that_is_left_frees_every_slot(
+    client, engine, server, backend
+):
+    backend.step_seconds = 0.005
+    stream = client.stream("left early", n=SLOTS, max_new_tokens=80)
+    seen = set()
+    async for delta in stream:
+        seen.add(delta.index)
+        if len(seen) == SLOTS:
+            break
+    stream.close()
+    await until(lambda: not server.in_flight and engine.stats().free_slots == SLOTS)
+    assert engine.stats().output_tokens < SLOTS * 80
+    with pytest.raises(DeadlineExceeded):
+        await client.generate("too late", n=SLOTS, max_new_tokens=80, timeout=0.1)
+    await until(lambda: not server.in_flight and engine.stats().free_slots == SLOTS)
+
+
+async def test_a_failure_of_several_outputs_is_told_once(client, backend):
+    backend.step_seconds = 0.005
+    stream = client.stream("fails", n=3, max_new_tokens=80)
+    with pytest.raises(ServerError) as caught:
+        async for delta in stream:
+            if delta.index == 2:
+                backend.fault = RuntimeError("device lost")
+    assert caught.value.reason == "ENGINE_FAILED"
+
+
 async def test_chat_tokenize_and_generate_agree(client):
     chat = [ChatMessage("user", "hi")]
     ids = await client.tokenize(chat)
@@ -234,6 +305,7 @@ async def test_stop_token_and_context_full(client):
         ("a", {"max_new_tokens": CAPACITY}, "stop.max_new_tokens"),
         ("a", {"logit_bias": {VOCAB: 1.0}}, f"sampling.logit_bias[{VOCAB}]"),
         ("a", {"stop_token_ids": [VOCAB]}, "stop.token_ids"),
+        ("a", {"n": SLOTS + 1}, "n"),
     ],
 )
 async def test_refusals_of_the_engine_name_the_field_on_the_wire(client, prompt, options, field):

@@ -179,8 +179,7 @@ class Recorder(Collector):
 
     def end(self) -> End:
         assert self._ended.wait(WAIT), "no End"
-        assert self._end is not None
-        return self._end
+        return self._ends[-1]
 
 
 def request(length: int = 3, new: int | None = 6, **stop: object) -> Request:

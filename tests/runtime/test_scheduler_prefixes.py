@@ -6,11 +6,13 @@ cache is not exactly its own tokens is a fault of the scheduler.
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edgellama.runtime.prefix_cache import SHORTEST
+from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.sequence import Sequence
 from edgellama.runtime.step import Step
@@ -78,8 +80,85 @@ def test_a_request_that_was_never_admitted_found_nothing() -> None:
     assert again.cached == 0, "what a failed step left is not trusted"
 
 
+def group(size: int, prompt: tuple[int, ...], **order: object) -> list[Sequence]:
+    """Return the outputs of one prompt, the leader first."""
+    first = Sequence("a", prompt, 5, **order)  # type: ignore[arg-type]
+    return [
+        first,
+        *(Sequence(f"a#{i}", prompt, 5, leader=first, **order) for i in range(1, size)),  # type: ignore[arg-type]
+    ]
+
+
+def test_siblings_take_the_prompt_from_their_leader() -> None:
+    scheduler = Scheduler(4, CAPACITY, CHUNK, QUEUE)
+    first, *siblings = group(4, tuple(range(30)))
+    scheduler.add(first, siblings)
+    assert (scheduler.num_waiting, scheduler.num_running) == (4, 0)
+    steps = [next_step(scheduler)]
+    scheduler.update(steps[0], [], set())
+    scheduler.check()
+    assert (scheduler.num_waiting, scheduler.num_running) == (3, 1)
+    steps.append(next_step(scheduler))
+    scheduler.update(steps[1], [50], set())
+    while any(sibling.is_prefilling or sibling.slot is None for sibling in siblings):
+        steps.append(next_step(scheduler))
+        scheduler.update(steps[-1], [50] * steps[-1].num_logits, set())
+    chunks = [len(step.prefill.tokens) for step in steps if step.prefill]
+    assert chunks == [20, 10, 1, 1, 1]
+    assert [sibling.cached for sibling in siblings] == [29] * 3
+    assert sum(len(step.copies) for step in steps) == 3
+
+
+def test_siblings_of_a_leader_that_ends_at_its_first_token_find_the_prompt() -> None:
+    scheduler = Scheduler(1, CAPACITY, CHUNK, QUEUE)
+    first, sibling = group(2, tuple(range(20)))
+    scheduler.add(first, [sibling])
+    scheduler.update(next_step(scheduler), [50], {"a"})
+    assert next_step(scheduler).prefill is not None
+    assert sibling.cached == 19
+
+
+def test_siblings_of_a_cancelled_leader_do_not_wait_for_it() -> None:
+    scheduler = Scheduler(1, CAPACITY, CHUNK, QUEUE)
+    first, *siblings = group(3, tuple(range(20)))
+    scheduler.add(first, siblings)
+    scheduler.cancel("a#2")
+    scheduler.cancel("a")
+    scheduler.check()
+    assert scheduler.admit() == [siblings[0]]
+
+
+def test_siblings_go_before_other_tenants_but_not_before_a_greater_priority() -> None:
+    scheduler = Scheduler(1, CAPACITY, CHUNK, QUEUE)
+    first, sibling = group(2, tuple(range(20)), tenant="much")
+    other, urgent = Sequence("b", (1,), 1), Sequence("c", (1,), 1, priority=1)
+    scheduler.add(first, [sibling])
+    scheduler.add(other)  # here from the start, so its tenant is served less
+    scheduler.update(next_step(scheduler), [50], {"a"})
+    scheduler.add(urgent)
+    order = []
+    while scheduler.has_work:
+        order += [each.id for each in scheduler.admit()]
+        step = scheduler.schedule()
+        assert step is not None
+        scheduler.update(step, [50], {scheduler.sequences(step)[0].id})
+    assert order == ["c", "a#1", "b"]
+
+
+def test_the_queue_has_room_for_all_outputs_or_for_none() -> None:
+    scheduler = Scheduler(2, CAPACITY, CHUNK, 1)
+    first, *siblings = group(4, (1,))
+    with pytest.raises(QueueFullError, match="0 requests wait for one of 2 slots"):
+        scheduler.add(first, siblings)
+    assert not scheduler.has_work
+    scheduler.add(first, siblings[:2])
+    scheduler.check()
+    with pytest.raises(QueueFullError, match="3 requests wait"):
+        scheduler.add(Sequence("b", (1,), 1))
+
+
 class PrefixMachine(RuleBasedStateMachine):
-    """Prompts of two families and two salts, of which some lose their slots to others.
+    """Prompts of two families and two salts, of one or more outputs; some lose their slots.
 
     Every step is carried out on the pool of tokens.
     """
@@ -98,16 +177,24 @@ class PrefixMachine(RuleBasedStateMachine):
         new=st.integers(1, 5),
         salt=st.sampled_from(("", "salt")),
         priority=st.integers(0, 2),
+        outputs=st.sampled_from((1, 1, 2, 4)),
     )
-    def add(self, family: int, shared: int, own: int, new: int, salt: str, priority: int) -> None:
-        if len(self.alive) == SLOTS + QUEUE:
+    def add(
+        self, family: int, shared: int, own: int, new: int, salt: str, priority: int, outputs: int
+    ) -> None:
+        if len(self.alive) + outputs > SLOTS + QUEUE:
             return
         self.count += 1
         base, mine = 1000 * (family + 1), 10000 * self.count
         prompt = (*range(base, base + shared), *range(mine, mine + own))
-        sequence = Sequence(f"r{self.count}", prompt, new, salt, priority)
-        self.scheduler.add(sequence)
-        self.alive[sequence.id] = sequence
+        name = f"r{self.count}"
+        first = Sequence(name, prompt, new, salt, priority)
+        siblings = [
+            Sequence(f"{name}#{i}", prompt, new, salt, priority, leader=first)
+            for i in range(1, outputs)
+        ]
+        self.scheduler.add(first, siblings)
+        self.alive.update((each.id, each) for each in (first, *siblings))
 
     @precondition(lambda self: self.alive)
     @rule(data=st.data(), admitted=st.booleans())
@@ -158,6 +245,17 @@ class PrefixMachine(RuleBasedStateMachine):
     @invariant()
     def slots_and_queues_agree(self) -> None:
         self.scheduler.check()
+        for sequence in self.alive.values():
+            leader = sequence.leader
+            if leader is not None and self.alive.get(leader.id) and not leader.output:
+                assert sequence.slot is None, "it computes what its leader does"
+
+    def teardown(self) -> None:
+        """Everything that was asked for ends: nobody waits for a prompt that never comes."""
+        for _ in range(sum(CAPACITY + each.max_new_tokens for each in self.alive.values())):
+            if self.alive:
+                self.step(ends=False)
+        assert not self.alive and not self.scheduler.has_work
 
 
 PrefixMachine.TestCase.settings = settings(max_examples=100, stateful_step_count=50)

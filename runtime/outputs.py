@@ -1,0 +1,52 @@
+"""The outputs of one request as generations: each its own sequence, stream and guide."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from typing import TYPE_CHECKING
+
+from edgellama.runtime.generation import Generation, Listener
+from edgellama.runtime.request import Request
+from edgellama.runtime.sampling import effective_seed
+from edgellama.runtime.sequence import Sequence
+
+if TYPE_CHECKING:
+    from edgellama.runtime.guide_matcher import GuideMatcher
+
+
+def make_outputs(
+    request: Request,
+    request_id: str,
+    max_new_tokens: int,
+    listener: Listener,
+    guides: Items[GuideMatcher | None],
+) -> list[Generation]:
+    """Return the generations of a request, the first of them the leader of the others.
+
+    The first has the request's id and seed, the one at `index` the id `ID#index` and the seed
+    `(seed + index) mod 2**64`; the sampler keeps the streams of neighbouring seeds apart. `guides`
+    has one for each.
+    """
+    seed = effective_seed(request.sampling)
+    outputs: list[Generation] = []
+    for index in range(request.n):
+        sequence = Sequence(
+            f"{request_id}#{index}" if index else request_id,
+            request.prompt_ids,
+            max_new_tokens,
+            salt=request.cache_salt,
+            priority=request.priority,
+            tenant=request.tenant,
+            leader=outputs[0].sequence if outputs else None,
+        )
+        generation = Generation(
+            request,
+            sequence,
+            listener,
+            index=index,
+            seed=(seed + index) % 2**64,
+            outputs=outputs,
+            guide=guides[index],
+        )
+        outputs.append(generation)
+    return outputs
