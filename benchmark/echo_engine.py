@@ -74,6 +74,10 @@ class ByteCodec:
         """Refuse: an echo obeys nothing."""
         raise InvalidRequestError("guide", "the echo engine obeys none; leave it out")
 
+    def bad_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Refuse: an echo draws nothing."""
+        raise InvalidRequestError("sampling.bad_words", "the echo engine draws none; leave it out")
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return a character a token."""
         return "".join(map(chr, ids))

@@ -35,12 +35,15 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
         min_new_tokens: int,
         strings: tuple[str, ...],
         stop_ids: tuple[int, ...],
+        bad_words: tuple[str, ...],
         ignore_eos: bool,
         **kwargs: Any,
     ) -> None:
         names = [flag[2:].replace("-", "_") for flag, _, _ in _SAMPLING]
         values = {name: kwargs.pop(name) for name in names}
         given = {name: value for name, value in values.items() if value is not None}
+        if bad_words:
+            given["bad_words"] = bad_words
         Sampling(**given)  # refuses a bad value before an engine is loaded
         stop = Stop(
             max_new_tokens=max_new_tokens,
@@ -57,6 +60,9 @@ def sampling_options(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--max-new-tokens", type=int, help="Default: until the slot is full."),
             click.option("--min-new-tokens", type=int, default=0, help="No stop before these."),
             *(click.option(flag, type=kind, help=text) for flag, kind, text in _SAMPLING),
+            click.option(
+                "--bad-word", "bad_words", multiple=True, help="Never generated; repeatable."
+            ),
             click.option("--stop", "strings", multiple=True, help="Text that ends it; repeatable."),
             click.option(
                 "--stop-token-id", "stop_ids", type=int, multiple=True, help="Repeatable."

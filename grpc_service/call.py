@@ -34,6 +34,8 @@ class GenerateOptions(TypedDict, total=False):
     frequency_penalty: float | None
     seed: int | None
     logit_bias: Mapping[int, float] | None
+    bad_words: Sequence[str] | None
+    bad_token_ids: Sequence[Sequence[int]] | None
     max_new_tokens: int | None
     min_new_tokens: int | None
     stop: Sequence[str] | None
@@ -67,6 +69,8 @@ _FIELDS = {
     "frequency_penalty": "sampling.frequency_penalty",
     "seed": "sampling.seed",
     "logit_bias": "sampling.logit_bias",
+    "bad_words": "sampling.bad_words",
+    "bad_token_ids": "sampling.bad_token_ids",
     "max_new_tokens": "stop.max_new_tokens",
     "min_new_tokens": "stop.min_new_tokens",
     "stop": "stop.strings",
@@ -112,6 +116,9 @@ def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.Generation
                 raise _invalid("guide", f"is given twice; give one of {', '.join(_RULES)}")
             if option == "json_schema" and isinstance(value, Mapping):
                 value = json.dumps(value)
+        if option == "bad_token_ids":
+            _set_sequences(spec, value)
+            continue
         _set(spec, _FIELDS[option], value)
         if option == "choices":  # an empty list is sent too, for the server to refuse
             spec.guide.choices.SetInParent()
@@ -160,6 +167,13 @@ def _set(message: Any, path: str, value: Any) -> None:
             setattr(message, name, value)
     except (AttributeError, TypeError, ValueError) as error:
         raise _invalid(path, f"cannot be sent: {error}") from error
+
+
+def _set_sequences(spec: pb.GenerationSpec, sequences: Sequence[Sequence[int]]) -> None:
+    try:
+        spec.sampling.bad_token_ids.extend(pb.TokenIds(ids=ids) for ids in sequences)
+    except (TypeError, ValueError) as error:
+        raise _invalid("sampling.bad_token_ids", f"cannot be sent: {error}") from error
 
 
 def _invalid(field: str, text: str) -> InvalidRequest:

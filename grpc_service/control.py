@@ -13,6 +13,9 @@ from edgellama.grpc_service.limits import MAX_MESSAGE_BYTES
 from edgellama.grpc_service.spec import MAX_REQUEST_ID_CHARS, sampling_to_wire
 from edgellama.grpc_service.step_wire import step_to_wire
 from edgellama.runtime.request import (
+    MAX_BAD_WORD_CHARS,
+    MAX_BAD_WORD_TOKENS,
+    MAX_BAD_WORDS,
     MAX_LOGPROBS,
     MAX_OUTPUTS,
     MAX_STOP_STRING_CHARS,
@@ -54,6 +57,9 @@ def model_info(engine: Engine) -> pb.GetModelInfoResponse:
             max_request_id_chars=MAX_REQUEST_ID_CHARS,
             max_message_bytes=MAX_MESSAGE_BYTES,
             max_outputs=min(MAX_OUTPUTS, profile.limits.slots),
+            max_bad_words=MAX_BAD_WORDS,
+            max_bad_word_chars=MAX_BAD_WORD_CHARS,
+            max_bad_word_tokens=MAX_BAD_WORD_TOKENS,
         ),
     )
 

@@ -137,7 +137,7 @@ class Precision(_message.Message):
     def __init__(self, weights: _Optional[str] = ..., embedding: _Optional[str] = ..., kv: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("capacity", "slots", "max_queue", "max_stop_strings", "max_stop_string_chars", "max_top_logprobs", "max_request_id_chars", "max_message_bytes", "max_outputs")
+    __slots__ = ("capacity", "slots", "max_queue", "max_stop_strings", "max_stop_string_chars", "max_top_logprobs", "max_request_id_chars", "max_message_bytes", "max_outputs", "max_bad_words", "max_bad_word_chars", "max_bad_word_tokens")
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -147,6 +147,9 @@ class Limits(_message.Message):
     MAX_REQUEST_ID_CHARS_FIELD_NUMBER: _ClassVar[int]
     MAX_MESSAGE_BYTES_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BAD_WORDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BAD_WORD_CHARS_FIELD_NUMBER: _ClassVar[int]
+    MAX_BAD_WORD_TOKENS_FIELD_NUMBER: _ClassVar[int]
     capacity: int
     slots: int
     max_queue: int
@@ -156,4 +159,7 @@ class Limits(_message.Message):
     max_request_id_chars: int
     max_message_bytes: int
     max_outputs: int
-    def __init__(self, capacity: _Optional[int] = ..., slots: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_chars: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_request_id_chars: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_outputs: _Optional[int] = ...) -> None: ...
+    max_bad_words: int
+    max_bad_word_chars: int
+    max_bad_word_tokens: int
+    def __init__(self, capacity: _Optional[int] = ..., slots: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_chars: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_request_id_chars: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_outputs: _Optional[int] = ..., max_bad_words: _Optional[int] = ..., max_bad_word_chars: _Optional[int] = ..., max_bad_word_tokens: _Optional[int] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'edgellama/grpc_service/generation.proto\x12\x0c\x65\x64gellama.v1\x1a\x1egoogle/protobuf/duration.proto\"=\n\x0fGenerateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.edgellama.v1.GenerationSpec\"\xaf\x01\n\x10GenerateResponse\x12*\n\tadmission\x18\x01 \x01(\x0b\x32\x17.edgellama.v1.Admission\x12%\n\x07outputs\x18\x02 \x03(\x0b\x32\x14.edgellama.v1.Output\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.edgellama.v1.Usage\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.edgellama.v1.Timing\"C\n\x15StreamGenerateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.edgellama.v1.GenerationSpec\"\xd3\x01\n\x16StreamGenerateResponse\x12,\n\tadmission\x18\x01 \x01(\x0b\x32\x17.edgellama.v1.AdmissionH\x00\x12$\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x13.edgellama.v1.DeltaH\x00\x12-\n\noutput_end\x18\x03 \x01(\x0b\x32\x17.edgellama.v1.OutputEndH\x00\x12-\n\nstream_end\x18\x04 \x01(\x0b\x32\x17.edgellama.v1.StreamEndH\x00\x42\x07\n\x05\x65vent\"\xa1\x03\n\x0eGenerationSpec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x06tokens\x18\x03 \x01(\x0b\x32\x16.edgellama.v1.TokenIdsH\x00\x12\"\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x12.edgellama.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12(\n\x08sampling\x18\x06 \x01(\x0b\x32\x16.edgellama.v1.Sampling\x12 \n\x04stop\x18\x07 \x01(\x0b\x32\x12.edgellama.v1.Stop\x12 \n\x04want\x18\x08 \x01(\x0b\x32\x12.edgellama.v1.Want\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x0e\n\x06tenant\x18\x0b \x01(\t\x12\"\n\x05guide\x18\x0c \x01(\x0b\x32\x13.edgellama.v1.Guide\x12\x0e\n\x01n\x18\r \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokensB\x04\n\x02_n\"t\n\x05Guide\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12(\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x15.edgellama.v1.ChoicesH\x00\x42\x06\n\x04rule\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"q\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.edgellama.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x18\n\x16_add_generation_prompt\"@\n\x0b\x43hatMessage\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.edgellama.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xb9\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12\x39\n\nlogit_bias\x18\t \x03(\x0b\x32%.edgellama.v1.Sampling.LogitBiasEntry\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\x9a\x01\n\x04Stop\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0emin_new_tokens\x18\x02 \x01(\r\x12\x0f\n\x07strings\x18\x03 \x03(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x12\n\nkeep_match\x18\x05 \x01(\x08\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x42\x11\n\x0f_max_new_tokens\"y\n\x04Want\x12\x11\n\x04text\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x02 \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x16\n\x0especial_tokens\x18\x04 \x01(\x08\x42\x07\n\x05_textB\x0f\n\r_top_logprobs\"\x86\x01\n\tAdmission\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12(\n\x05queue\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8c\x01\n\x05\x44\x65lta\x12\x14\n\x0ctoken_offset\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12(\n\x08logprobs\x18\x05 \x01(\x0b\x32\x16.edgellama.v1.Logprobs\x12\r\n\x05index\x18\x06 \x01(\r\"N\n\x08Logprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x03(\x02\x12\r\n\x05top_n\x18\x02 \x01(\r\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x12\n\ntop_values\x18\x04 \x03(\x02\"\x8f\x01\n\tOutputEnd\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.edgellama.v1.FinishReason\x12\x17\n\rstop_token_id\x18\x02 \x01(\rH\x00\x12\x15\n\x0bstop_string\x18\x03 \x01(\tH\x00\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\r\n\x05index\x18\x05 \x01(\rB\x07\n\x05match\"U\n\tStreamEnd\x12\"\n\x05usage\x18\x01 \x01(\x0b\x32\x13.edgellama.v1.Usage\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.edgellama.v1.Timing\"y\n\x06Output\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12(\n\x08logprobs\x18\x03 \x01(\x0b\x32\x16.edgellama.v1.Logprobs\x12$\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.edgellama.v1.OutputEnd\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"\x8c\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x01\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x12.edgellama.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"1\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\r\"8\n\x11\x44\x65tokenizeRequest\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x16\n\x0especial_tokens\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xd8\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x03\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x04\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x05\x12\x17\n\x13\x46INISH_REASON_GUIDE\x10\x06\x32\xd9\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.edgellama.v1.GenerateRequest\x1a\x1e.edgellama.v1.GenerateResponse\x12]\n\x0eStreamGenerate\x12#.edgellama.v1.StreamGenerateRequest\x1a$.edgellama.v1.StreamGenerateResponse0\x01\x12I\n\x08Tokenize\x12\x1d.edgellama.v1.TokenizeRequest\x1a\x1e.edgellama.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.edgellama.v1.DetokenizeRequest\x1a .edgellama.v1.DetokenizeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'edgellama/grpc_service/generation.proto\x12\x0c\x65\x64gellama.v1\x1a\x1egoogle/protobuf/duration.proto\"=\n\x0fGenerateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.edgellama.v1.GenerationSpec\"\xaf\x01\n\x10GenerateResponse\x12*\n\tadmission\x18\x01 \x01(\x0b\x32\x17.edgellama.v1.Admission\x12%\n\x07outputs\x18\x02 \x03(\x0b\x32\x14.edgellama.v1.Output\x12\"\n\x05usage\x18\x03 \x01(\x0b\x32\x13.edgellama.v1.Usage\x12$\n\x06timing\x18\x04 \x01(\x0b\x32\x14.edgellama.v1.Timing\"C\n\x15StreamGenerateRequest\x12*\n\x04spec\x18\x01 \x01(\x0b\x32\x1c.edgellama.v1.GenerationSpec\"\xd3\x01\n\x16StreamGenerateResponse\x12,\n\tadmission\x18\x01 \x01(\x0b\x32\x17.edgellama.v1.AdmissionH\x00\x12$\n\x05\x64\x65lta\x18\x02 \x01(\x0b\x32\x13.edgellama.v1.DeltaH\x00\x12-\n\noutput_end\x18\x03 \x01(\x0b\x32\x17.edgellama.v1.OutputEndH\x00\x12-\n\nstream_end\x18\x04 \x01(\x0b\x32\x17.edgellama.v1.StreamEndH\x00\x42\x07\n\x05\x65vent\"\xa1\x03\n\x0eGenerationSpec\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12(\n\x06tokens\x18\x03 \x01(\x0b\x32\x16.edgellama.v1.TokenIdsH\x00\x12\"\n\x04\x63hat\x18\x04 \x01(\x0b\x32\x12.edgellama.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x05 \x01(\x08H\x01\x88\x01\x01\x12(\n\x08sampling\x18\x06 \x01(\x0b\x32\x16.edgellama.v1.Sampling\x12 \n\x04stop\x18\x07 \x01(\x0b\x32\x12.edgellama.v1.Stop\x12 \n\x04want\x18\x08 \x01(\x0b\x32\x12.edgellama.v1.Want\x12\x12\n\ncache_salt\x18\t \x01(\t\x12\x10\n\x08priority\x18\n \x01(\x05\x12\x0e\n\x06tenant\x18\x0b \x01(\t\x12\"\n\x05guide\x18\x0c \x01(\x0b\x32\x13.edgellama.v1.Guide\x12\x0e\n\x01n\x18\r \x01(\rH\x02\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokensB\x04\n\x02_n\"t\n\x05Guide\x12\x15\n\x0bjson_schema\x18\x01 \x01(\tH\x00\x12\x0f\n\x05regex\x18\x02 \x01(\tH\x00\x12\x11\n\x07grammar\x18\x03 \x01(\tH\x00\x12(\n\x07\x63hoices\x18\x04 \x01(\x0b\x32\x15.edgellama.v1.ChoicesH\x00\x42\x06\n\x04rule\"\x18\n\x07\x43hoices\x12\r\n\x05texts\x18\x01 \x03(\t\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\r\"q\n\x04\x43hat\x12+\n\x08messages\x18\x01 \x03(\x0b\x32\x19.edgellama.v1.ChatMessage\x12\"\n\x15\x61\x64\x64_generation_prompt\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x18\n\x16_add_generation_prompt\"@\n\x0b\x43hatMessage\x12 \n\x04role\x18\x01 \x01(\x0e\x32\x12.edgellama.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xfb\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05min_p\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1e\n\x11\x66requency_penalty\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x07\x88\x01\x01\x12\x39\n\nlogit_bias\x18\t \x03(\x0b\x32%.edgellama.v1.Sampling.LogitBiasEntry\x12\x11\n\tbad_words\x18\n \x03(\t\x12-\n\rbad_token_ids\x18\x0b \x03(\x0b\x32\x16.edgellama.v1.TokenIds\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x08\n\x06_min_pB\x15\n\x13_repetition_penaltyB\x13\n\x11_presence_penaltyB\x14\n\x12_frequency_penaltyB\x07\n\x05_seed\"\x9a\x01\n\x04Stop\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x16\n\x0emin_new_tokens\x18\x02 \x01(\r\x12\x0f\n\x07strings\x18\x03 \x03(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12\x12\n\nkeep_match\x18\x05 \x01(\x08\x12\x12\n\nignore_eos\x18\x06 \x01(\x08\x42\x11\n\x0f_max_new_tokens\"y\n\x04Want\x12\x11\n\x04text\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x02 \x01(\x08\x12\x19\n\x0ctop_logprobs\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x16\n\x0especial_tokens\x18\x04 \x01(\x08\x42\x07\n\x05_textB\x0f\n\r_top_logprobs\"\x86\x01\n\tAdmission\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12\x16\n\x0emax_new_tokens\x18\x04 \x01(\r\x12(\n\x05queue\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x8c\x01\n\x05\x44\x65lta\x12\x14\n\x0ctoken_offset\x18\x01 \x01(\r\x12\x13\n\x0btoken_count\x18\x02 \x01(\r\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x11\n\ttoken_ids\x18\x04 \x03(\r\x12(\n\x08logprobs\x18\x05 \x01(\x0b\x32\x16.edgellama.v1.Logprobs\x12\r\n\x05index\x18\x06 \x01(\r\"N\n\x08Logprobs\x12\x0e\n\x06\x63hosen\x18\x01 \x03(\x02\x12\r\n\x05top_n\x18\x02 \x01(\r\x12\x0f\n\x07top_ids\x18\x03 \x03(\r\x12\x12\n\ntop_values\x18\x04 \x03(\x02\"\x8f\x01\n\tOutputEnd\x12*\n\x06reason\x18\x01 \x01(\x0e\x32\x1a.edgellama.v1.FinishReason\x12\x17\n\rstop_token_id\x18\x02 \x01(\rH\x00\x12\x15\n\x0bstop_string\x18\x03 \x01(\tH\x00\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\r\n\x05index\x18\x05 \x01(\rB\x07\n\x05match\"U\n\tStreamEnd\x12\"\n\x05usage\x18\x01 \x01(\x0b\x32\x13.edgellama.v1.Usage\x12$\n\x06timing\x18\x02 \x01(\x0b\x32\x14.edgellama.v1.Timing\"y\n\x06Output\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12(\n\x08logprobs\x18\x03 \x01(\x0b\x32\x16.edgellama.v1.Logprobs\x12$\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x17.edgellama.v1.OutputEnd\"S\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x1c\n\x14\x63\x61\x63hed_prompt_tokens\x18\x02 \x01(\r\x12\x15\n\routput_tokens\x18\x03 \x01(\r\"\x8c\x01\n\x06Timing\x12(\n\x05queue\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12.\n\x0b\x66irst_token\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12(\n\x05total\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x01\n\x0fTokenizeRequest\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\"\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x12.edgellama.v1.ChatH\x00\x12\x1f\n\x12\x61\x64\x64_special_tokens\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x07\n\x05inputB\x15\n\x13_add_special_tokens\"1\n\x10TokenizeResponse\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\r\"8\n\x11\x44\x65tokenizeRequest\x12\x0b\n\x03ids\x18\x01 \x03(\r\x12\x16\n\x0especial_tokens\x18\x02 \x01(\x08\"\"\n\x12\x44\x65tokenizeResponse\x12\x0c\n\x04text\x18\x01 \x01(\t*_\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n\x0bROLE_SYSTEM\x10\x01\x12\r\n\tROLE_USER\x10\x02\x12\x12\n\x0eROLE_ASSISTANT\x10\x03\x12\r\n\tROLE_TOOL\x10\x04*\xd8\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11\x46INISH_REASON_EOS\x10\x01\x12\x1d\n\x19\x46INISH_REASON_STOP_STRING\x10\x02\x12\x1c\n\x18\x46INISH_REASON_STOP_TOKEN\x10\x03\x12\x1c\n\x18\x46INISH_REASON_MAX_TOKENS\x10\x04\x12\x1e\n\x1a\x46INISH_REASON_CONTEXT_FULL\x10\x05\x12\x17\n\x13\x46INISH_REASON_GUIDE\x10\x06\x32\xd9\x02\n\x11GenerationService\x12I\n\x08Generate\x12\x1d.edgellama.v1.GenerateRequest\x1a\x1e.edgellama.v1.GenerateResponse\x12]\n\x0eStreamGenerate\x12#.edgellama.v1.StreamGenerateRequest\x1a$.edgellama.v1.StreamGenerateResponse0\x01\x12I\n\x08Tokenize\x12\x1d.edgellama.v1.TokenizeRequest\x1a\x1e.edgellama.v1.TokenizeResponse\x12O\n\nDetokenize\x12\x1f.edgellama.v1.DetokenizeRequest\x1a .edgellama.v1.DetokenizeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,10 +34,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._loaded_options = None
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
-  _globals['_ROLE']._serialized_start=3333
-  _globals['_ROLE']._serialized_end=3428
-  _globals['_FINISHREASON']._serialized_start=3431
-  _globals['_FINISHREASON']._serialized_end=3647
+  _globals['_ROLE']._serialized_start=3399
+  _globals['_ROLE']._serialized_end=3494
+  _globals['_FINISHREASON']._serialized_start=3497
+  _globals['_FINISHREASON']._serialized_end=3713
   _globals['_GENERATEREQUEST']._serialized_start=89
   _globals['_GENERATEREQUEST']._serialized_end=150
   _globals['_GENERATERESPONSE']._serialized_start=153
@@ -59,37 +59,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHATMESSAGE']._serialized_start=1317
   _globals['_CHATMESSAGE']._serialized_end=1381
   _globals['_SAMPLING']._serialized_start=1384
-  _globals['_SAMPLING']._serialized_end=1825
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1656
-  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1704
-  _globals['_STOP']._serialized_start=1828
-  _globals['_STOP']._serialized_end=1982
-  _globals['_WANT']._serialized_start=1984
-  _globals['_WANT']._serialized_end=2105
-  _globals['_ADMISSION']._serialized_start=2108
-  _globals['_ADMISSION']._serialized_end=2242
-  _globals['_DELTA']._serialized_start=2245
-  _globals['_DELTA']._serialized_end=2385
-  _globals['_LOGPROBS']._serialized_start=2387
-  _globals['_LOGPROBS']._serialized_end=2465
-  _globals['_OUTPUTEND']._serialized_start=2468
-  _globals['_OUTPUTEND']._serialized_end=2611
-  _globals['_STREAMEND']._serialized_start=2613
-  _globals['_STREAMEND']._serialized_end=2698
-  _globals['_OUTPUT']._serialized_start=2700
-  _globals['_OUTPUT']._serialized_end=2821
-  _globals['_USAGE']._serialized_start=2823
-  _globals['_USAGE']._serialized_end=2906
-  _globals['_TIMING']._serialized_start=2909
-  _globals['_TIMING']._serialized_end=3049
-  _globals['_TOKENIZEREQUEST']._serialized_start=3052
-  _globals['_TOKENIZEREQUEST']._serialized_end=3186
-  _globals['_TOKENIZERESPONSE']._serialized_start=3188
-  _globals['_TOKENIZERESPONSE']._serialized_end=3237
-  _globals['_DETOKENIZEREQUEST']._serialized_start=3239
-  _globals['_DETOKENIZEREQUEST']._serialized_end=3295
-  _globals['_DETOKENIZERESPONSE']._serialized_start=3297
-  _globals['_DETOKENIZERESPONSE']._serialized_end=3331
-  _globals['_GENERATIONSERVICE']._serialized_start=3650
-  _globals['_GENERATIONSERVICE']._serialized_end=3995
+  _globals['_SAMPLING']._serialized_end=1891
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_start=1722
+  _globals['_SAMPLING_LOGITBIASENTRY']._serialized_end=1770
+  _globals['_STOP']._serialized_start=1894
+  _globals['_STOP']._serialized_end=2048
+  _globals['_WANT']._serialized_start=2050
+  _globals['_WANT']._serialized_end=2171
+  _globals['_ADMISSION']._serialized_start=2174
+  _globals['_ADMISSION']._serialized_end=2308
+  _globals['_DELTA']._serialized_start=2311
+  _globals['_DELTA']._serialized_end=2451
+  _globals['_LOGPROBS']._serialized_start=2453
+  _globals['_LOGPROBS']._serialized_end=2531
+  _globals['_OUTPUTEND']._serialized_start=2534
+  _globals['_OUTPUTEND']._serialized_end=2677
+  _globals['_STREAMEND']._serialized_start=2679
+  _globals['_STREAMEND']._serialized_end=2764
+  _globals['_OUTPUT']._serialized_start=2766
+  _globals['_OUTPUT']._serialized_end=2887
+  _globals['_USAGE']._serialized_start=2889
+  _globals['_USAGE']._serialized_end=2972
+  _globals['_TIMING']._serialized_start=2975
+  _globals['_TIMING']._serialized_end=3115
+  _globals['_TOKENIZEREQUEST']._serialized_start=3118
+  _globals['_TOKENIZEREQUEST']._serialized_end=3252
+  _globals['_TOKENIZERESPONSE']._serialized_start=3254
+  _globals['_TOKENIZERESPONSE']._serialized_end=3303
+  _globals['_DETOKENIZEREQUEST']._serialized_start=3305
+  _globals['_DETOKENIZEREQUEST']._serialized_end=3361
+  _globals['_DETOKENIZERESPONSE']._serialized_start=3363
+  _globals['_DETOKENIZERESPONSE']._serialized_end=3397
+  _globals['_GENERATIONSERVICE']._serialized_start=3716
+  _globals['_GENERATIONSERVICE']._serialized_end=4061
 # @@protoc_insertion_point(module_scope)

@@ -147,8 +147,11 @@ class GenerationServicer(GenerationServiceServicer):
         try:
             ids = await self._texts.run(partial(prompt_ids, spec, codec))
             wanted = request_from_wire(spec, ids, request_id, codec.generation.default_sampling)
-            if wanted.guide is not None:  # compiled here, for the event loop has no time for it
+            # Done here and kept by the codec, for the event loop has no time for it.
+            if wanted.guide is not None:
                 await self._texts.run(partial(codec.guide, wanted.guide))
+            if wanted.sampling.bad_words:
+                await self._texts.run(partial(codec.bad_words, wanted.sampling.bad_words))
             return wanted
         except InvalidRequestError as error:
             raise on_the_wire(error, spec) from error

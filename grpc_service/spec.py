@@ -59,12 +59,22 @@ def sampling_from_wire(message: pb.Sampling, defaults: Sampling) -> Sampling:
         name: getattr(message if message.HasField(name) else defaults, name)
         for name in _OPTIONAL_SAMPLING
     }
-    return Sampling(**values, logit_bias=dict(message.logit_bias) or defaults.logit_bias)
+    return Sampling(
+        **values,
+        logit_bias=dict(message.logit_bias) or defaults.logit_bias,
+        bad_words=tuple(message.bad_words) or defaults.bad_words,
+        bad_token_ids=tuple(tuple(each.ids) for each in message.bad_token_ids)
+        or defaults.bad_token_ids,
+    )
 
 
 def sampling_to_wire(sampling: Sampling) -> pb.Sampling:
     """Return the message of a sampling, every field set but an undecided seed."""
-    message = pb.Sampling(logit_bias=dict(sampling.logit_bias))
+    message = pb.Sampling(
+        logit_bias=dict(sampling.logit_bias),
+        bad_words=sampling.bad_words,
+        bad_token_ids=[pb.TokenIds(ids=ids) for ids in sampling.bad_token_ids],
+    )
     for name in _OPTIONAL_SAMPLING:
         value = getattr(sampling, name)
         if value is not None:

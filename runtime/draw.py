@@ -25,7 +25,7 @@ def draw(scores: Floats, rules: Sampling, share: float) -> int:
     """
     top = int(scores.argmax())
     if scores[top] == -np.inf:
-        raise ValueError("every token of the vocabulary is banned; lower stop.min_new_tokens")
+        raise ValueError("every token is banned by stop.min_new_tokens, bad words and the guide")
     if rules.temperature == 0.0 or rules.top_k == 1:
         return top
     # 1e30 is greedy at any spacing of float32 logits and keeps 0 * scale a number.

@@ -138,13 +138,19 @@ class Engine:
         )
         eos = () if request.stop.ignore_eos else self._codec.generation.stop_ids
         banned = (*eos, *request.stop.token_ids) if request.stop.min_new_tokens else ()
-        self._sampler.check(request.sampling, banned)
+        sampling = request.sampling
+        bad_words = sampling.bad_token_ids
+        if sampling.bad_words:
+            bad_words += self._codec.bad_words(sampling.bad_words)
+        self._sampler.check(sampling, banned, bad_words)
         guides = [
             None if request.guide is None else self._codec.guide(request.guide)
             for _ in range(request.n)
         ]
         request_id = request.request_id or uuid.uuid4().hex
-        self._loop.add(make_outputs(request, request_id, max_new_tokens, listener, guides))
+        self._loop.add(
+            make_outputs(request, request_id, max_new_tokens, listener, guides, bad_words)
+        )
         return request_id
 
     def cancel(self, request_id: str) -> bool:

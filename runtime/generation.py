@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from edgellama.runtime.bad_words import BadWords
 from edgellama.runtime.request import (
     Admission,
     Delta,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from edgellama.runtime.text import TextCodec
 
 Listener = Callable[[Event], None]
+Sequences = tuple[tuple[int, ...], ...]  # of token ids
 
 
 class Generation:
@@ -43,6 +45,7 @@ class Generation:
         seed: int,
         outputs: list[Generation],
         guide: GuideMatcher | None = None,
+        bad_words: Sequences = (),
     ) -> None:
         self.request = request
         self.sequence = sequence
@@ -59,6 +62,7 @@ class Generation:
         self._decoder: StreamDecoder
         self._eos: frozenset[int]
         self._guide = guide
+        self._bad_words = bad_words
         self._own_stops = frozenset(request.stop.token_ids)
         self._output_tokens = 0
         self._submitted = time.monotonic()
@@ -86,6 +90,7 @@ class Generation:
             banned_until_min=tuple(self._eos | self._own_stops),
             min_new_tokens=stop.min_new_tokens,
             top_logprobs=request.top_logprobs,
+            bad_words=BadWords(self._bad_words) if self._bad_words else None,
         )
         self.sampling.guide = self._guide
         self._decoder = codec.stream(

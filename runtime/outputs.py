@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from typing import TYPE_CHECKING
 
-from edgellama.runtime.generation import Generation, Listener
+from edgellama.runtime.generation import Generation, Listener, Sequences
 from edgellama.runtime.request import Request
 from edgellama.runtime.sampling import effective_seed
 from edgellama.runtime.sequence import Sequence
@@ -20,12 +20,13 @@ def make_outputs(
     max_new_tokens: int,
     listener: Listener,
     guides: Items[GuideMatcher | None],
+    bad_words: Sequences,
 ) -> list[Generation]:
     """Return the generations of a request, the first of them the leader of the others.
 
     The first has the request's id and seed, the one at `index` the id `ID#index` and the seed
     `(seed + index) mod 2**64`; the sampler keeps the streams of neighbouring seeds apart. `guides`
-    has one for each.
+    has one for each, `bad_words` the token sequences that none holds.
     """
     seed = effective_seed(request.sampling)
     outputs: list[Generation] = []
@@ -47,6 +48,7 @@ def make_outputs(
             seed=(seed + index) % 2**64,
             outputs=outputs,
             guide=guides[index],
+            bad_words=bad_words,
         )
         outputs.append(generation)
     return outputs

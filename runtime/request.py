@@ -14,6 +14,9 @@ from edgellama.runtime.invalid_request import InvalidRequestError as InvalidRequ
 
 MAX_LOGPROBS = 20
 MAX_OUTPUTS = 16
+MAX_BAD_WORDS = 128
+MAX_BAD_WORD_CHARS = 256
+MAX_BAD_WORD_TOKENS = 64
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_CHARS = 256
 MAX_CACHE_SALT_CHARS = 128
@@ -60,6 +63,17 @@ def _short(field: str, value: str, limit: int) -> None:
         raise InvalidRequestError(field, f"has {len(value)} characters; at most {limit}")
 
 
+def _few(field: str, sizes: list[int], most: int, longest: int, unit: str) -> None:
+    """Refuse a list of more than `most` entries, or an entry that is empty or too long."""
+    if len(sizes) > most:
+        raise InvalidRequestError(field, f"has {len(sizes)} entries; at most {most}")
+    for size in sizes:
+        if not 1 <= size <= longest:
+            raise InvalidRequestError(
+                field, f"has an entry of {size} {unit}; each needs 1 to {longest}"
+            )
+
+
 def _whole(field: str, value: int | None) -> None:
     """Refuse what is no integer: 2.5 tokens would never be reached, and the engine would break."""
     try:
@@ -77,6 +91,10 @@ class Sampling:
     divides positive and multiplies negative logits of every token seen in prompt or output (CTRL,
     arXiv:1909.05858); `presence_penalty` and `frequency_penalty` are subtracted from the logits of
     generated tokens, once and per occurrence. `seed` None draws a fresh seed at admission.
+
+    `bad_words` and the sequences of `bad_token_ids` are never drawn: the last token of one cannot
+    come where the tokens before it end the output; the prompt does not count. A word stands for two
+    sequences, the tokens of its text with and without a space in front. Other tokens may spell it.
     """
 
     temperature: float = 1.0
@@ -88,6 +106,8 @@ class Sampling:
     frequency_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     seed: int | None = None
+    bad_words: tuple[str, ...] = ()
+    bad_token_ids: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _bounded("sampling.temperature", self.temperature, 0.0, 100.0)
@@ -103,6 +123,12 @@ class Sampling:
         _whole("sampling.seed", self.seed)
         if self.seed is not None:
             _bounded("sampling.seed", self.seed, 0, 2**64 - 1)
+        for name, longest, unit in (
+            ("bad_words", MAX_BAD_WORD_CHARS, "characters"),
+            ("bad_token_ids", MAX_BAD_WORD_TOKENS, "tokens"),
+        ):
+            sizes = [len(entry) for entry in getattr(self, name)]
+            _few(f"sampling.{name}", sizes, MAX_BAD_WORDS, longest, unit)
 
 
 @dataclass(frozen=True)
@@ -139,17 +165,8 @@ class Stop:
                 f"is {self.min_new_tokens}; it must be <= stop.max_new_tokens "
                 f"({self.max_new_tokens})",
             )
-        if len(self.strings) > MAX_STOP_STRINGS:
-            raise InvalidRequestError(
-                "stop.strings", f"has {len(self.strings)} entries; at most {MAX_STOP_STRINGS}"
-            )
-        for text in self.strings:
-            if not text or len(text) > MAX_STOP_STRING_CHARS:
-                raise InvalidRequestError(
-                    "stop.strings",
-                    f"has an entry of {len(text)} characters; each needs 1 to "
-                    f"{MAX_STOP_STRING_CHARS}",
-                )
+        sizes = [len(text) for text in self.strings]
+        _few("stop.strings", sizes, MAX_STOP_STRINGS, MAX_STOP_STRING_CHARS, "characters")
 
 
 @dataclass(frozen=True)

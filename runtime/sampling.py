@@ -3,9 +3,9 @@
 A row obeys its own request only, in the order of transformers' logits processors and vLLM's
 sampler: logit bias, repetition penalty over prompt and output (CTRL, arXiv:1909.05858 section 4.1),
 presence and frequency penalty over the output (OpenAI API reference), ban of stop ids until
-`min_new_tokens`, ban of what a guide does not allow, temperature, top-k, top-p (nucleus,
-arXiv:1904.09751 section 3.1, renormalised after top-k), min-p (arXiv:2407.01082 section 3, a share
-of the largest probability), draw.
+`min_new_tokens`, ban of bad words, ban of what a guide does not allow, temperature, top-k, top-p
+(nucleus, arXiv:1904.09751 section 3.1, renormalised after top-k), min-p (arXiv:2407.01082 section
+3, a share of the largest probability), draw.
 
 The draw inverts the cumulative distribution of the kept tokens in id order at one uniform number
 that depends on (seed, position) alone, and every row is reduced by itself: neither neighbours nor
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.runtime.bad_words import BadWords
 from edgellama.runtime.draw import draw
 from edgellama.runtime.largest import largest
 from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
@@ -76,12 +77,14 @@ class SamplingState:
         banned_until_min: tuple[int, ...],
         min_new_tokens: int,
         top_logprobs: int | None,
+        bad_words: BadWords | None = None,
     ) -> None:
         self.sampling = sampling
         self.seed = seed
         self.min_new_tokens = min_new_tokens
         self.top_logprobs = top_logprobs
         self.position = 0
+        self.bad_words = bad_words
         self.guide: GuideMatcher | None = None
         self.banned: Ids = np.array(sorted(set(banned_until_min)), np.int64)
         self.bias_ids: Ids = np.array(list(sampling.logit_bias.keys()), np.int64)
@@ -107,7 +110,8 @@ class SamplingState:
     @property
     def is_plain(self) -> bool:
         """Whether the logits reach the temperature unchanged."""
-        return not (self.penalised or self.bans or self.bias_ids.size or self.guide)
+        changed = self.penalised or self.bans or self.bias_ids.size or self.bad_words or self.guide
+        return not changed
 
     @property
     def seen(self) -> tuple[Ids, Ids]:
@@ -117,6 +121,8 @@ class SamplingState:
     def record(self, token: int) -> None:
         """Count one drawn token."""
         self.position += 1
+        if self.bad_words is not None:
+            self.bad_words.record(token)
         if not self.penalised:
             return
         row = self._index.setdefault(token, self._used)
@@ -135,7 +141,12 @@ class Sampler:
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
 
-    def check(self, sampling: Sampling, banned_until_min: Sequence[int] = ()) -> None:
+    def check(
+        self,
+        sampling: Sampling,
+        banned_until_min: Sequence[int] = (),
+        bad_token_ids: Sequence[Sequence[int]] = (),
+    ) -> None:
         """Refuse what no row of this vocabulary can obey; raises InvalidRequestError."""
         for token in sampling.logit_bias:
             if not 0 <= token < self.vocab_size:
@@ -143,11 +154,14 @@ class Sampler:
                     f"sampling.logit_bias[{token}]",
                     f"names token {token}; the vocabulary is [0, {self.vocab_size})",
                 )
-        if len({token for token in banned_until_min if 0 <= token < self.vocab_size}) == (
-            self.vocab_size
-        ):
+        single = [ids[0] for ids in bad_token_ids if len(ids) == 1]
+        banned = {token for token in (*single, *banned_until_min) if 0 <= token < self.vocab_size}
+        if len(banned) == self.vocab_size:
+            field, text = "stop.min_new_tokens", "is a stop id"
+            if single:
+                field, text = "sampling.bad_token_ids", "would be banned"
             raise InvalidRequestError(
-                "stop.min_new_tokens", "cannot be kept: every token of the vocabulary is a stop id"
+                field, f"cannot be kept: every token of the vocabulary {text}"
             )
 
     def sample(self, logits: Floats, states: Sequence[SamplingState]) -> list[Draw]:
@@ -202,6 +216,8 @@ def _adjusted(raw: Floats, state: SamplingState) -> Floats:
     if state.bans:
         # A stop id beyond the vocabulary can never be drawn.
         scores[state.banned[state.banned < len(scores)]] = -np.inf
+    if state.bad_words is not None:
+        scores[state.bad_words.banned(len(scores))] = -np.inf
     if state.guide is not None:
         scores[~state.guide.allowed(len(scores))] = -np.inf
     return scores

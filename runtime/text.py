@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +25,7 @@ from edgellama.runtime.token_bytes import TokenBytes
 TOKENIZER_NAME = "tokenizer.json"
 GENERATION_NAME = "generation.json"
 TEMPLATE_NAME = "chat_template.jinja"
+_KEPT_BAD_WORDS = 64  # lists of them
 
 _GENERATION_KEYS = ("bos_token_id", "stop_token_ids", "sampling", "special_tokens")
 _SAMPLING_KEYS: Mapping[str, tuple[type, ...]] = {
@@ -110,6 +112,7 @@ class TextCodec:
         self._guard = Guard({i: added[i] for i in self._pieces.special_ids})
         self._guides = GuideCompiler(tokenizer, generation.stop_ids)
         self._lock = threading.Lock()
+        self._bad_words = lru_cache(_KEPT_BAD_WORDS)(self._tokenise_bad_words)
 
     @classmethod
     def load(cls, directory: Path) -> TextCodec:
@@ -191,6 +194,14 @@ class TextCodec:
         """
         return self._guides.matcher(guide)
 
+    def bad_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the token sequences of words, each with and without a space in front.
+
+        Special tokens may be written out. Kept for those that ask the same again. Raises
+        InvalidRequestError when a word is not Unicode or has no token.
+        """
+        return self._bad_words(words)
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ids, equal to what `stream` gives out for them without a prompt."""
         return self._pieces.text(ids, skip_special_tokens=skip_special_tokens)
@@ -202,6 +213,19 @@ class TextCodec:
         return StreamDecoder(
             self._pieces, prompt_ids, stop, skip_special_tokens=skip_special_tokens
         )
+
+    def _tokenise_bad_words(self, words: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        field, found = "sampling.bad_words", []
+        for word in words:
+            bare = word.lstrip(" ")
+            both = [
+                tuple(self._encode(text, field, add_special_tokens=False))
+                for text in (bare, f" {bare}")
+            ]
+            if not any(both):
+                raise InvalidRequestError(field, f"has {word!r}, for which there is no token")
+            found += [ids for ids in both if ids]
+        return tuple(found)
 
     def _encode(
         self, text: str, field: str, *, add_special_tokens: bool, literal: bool = False

@@ -19,6 +19,8 @@ def check_request(request: Request, *, vocab_size: int, capacity: int, slots: in
         )
     _check_ids("prompt", request.prompt_ids, vocab_size)
     _check_ids("stop.token_ids", request.stop.token_ids, vocab_size)
+    for ids in request.sampling.bad_token_ids:
+        _check_ids("sampling.bad_token_ids", ids, vocab_size)
     prompt = len(request.prompt_ids)
     room = capacity - prompt
     if room < 1:

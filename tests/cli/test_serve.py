@@ -85,6 +85,19 @@ def test_several_outputs_locally_and_over_the_wire(target: str, engine: str) -> 
         assert "4 slots" in done.stderr
 
 
+def test_bad_words_locally_and_over_the_wire(target: str, engine: str) -> None:
+    asked = ("--prompt", "Hello", "--max-new-tokens", "12", "--temperature", "0", "--json")
+    plain = json.loads(run("generate", engine, *asked).stdout)["text"]
+    word = next(character for character in plain if character.isascii() and character.isalnum())
+    banned = (*asked, "--bad-word", word, "--bad-word", "~")
+    local = json.loads(run("generate", engine, *banned).stdout)["text"]
+    remote = json.loads(run("client", "generate", "--target", target, *banned).stdout)["text"]
+    assert local == remote != plain
+    assert word not in local
+    done = run("generate", engine, "--prompt", "a", "--bad-word", "")
+    assert done.exit_code == 1 and done.stderr.startswith("error: sampling.bad_words: ")
+
+
 def test_guided_answers_locally_and_over_the_wire(target: str, engine: str, tmp_path: Path) -> None:
     schema = tmp_path / "schema.json"
     schema.write_text('{"enum": [true, false]}', encoding="utf-8")

@@ -59,6 +59,9 @@ class ByteCodec:
     def guide(self, guide: Guide) -> None:
         """Take any: an echo obeys none."""
 
+    def bad_words(self, words: tuple[str, ...]) -> None:
+        """Take any: an echo draws nothing."""
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         if "tokenizer-bug" in text:
             raise KeyError("secret detail /etc/inside")

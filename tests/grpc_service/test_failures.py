@@ -63,6 +63,11 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"stop": "not a list"}, "stop.strings"),
         ({"logit_bias": {-1: 0.0}}, "sampling.logit_bias"),
         ({"add_generation_prompt": True}, "chat.add_generation_prompt"),
+        ({"bad_words": [""]}, "sampling.bad_words"),
+        ({"bad_words": "not a list"}, "sampling.bad_words"),
+        ({"bad_token_ids": [[]]}, "sampling.bad_token_ids"),
+        ({"bad_token_ids": [[-1]]}, "sampling.bad_token_ids"),  # refused on this side
+        ({"bad_token_ids": [1, 2]}, "sampling.bad_token_ids"),  # refused on this side
         ({"choices": []}, "guide.choices"),
         ({"regex": ""}, "guide.regex"),
         ({"regex": "a", "ignore_eos": True}, "stop.ignore_eos"),

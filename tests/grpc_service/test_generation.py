@@ -67,13 +67,14 @@ async def test_every_option_reaches_the_engine(client, engine):
     await client.generate(
         "a", temperature=0.1, top_k=5, top_p=0.3, min_p=0.05, repetition_penalty=1.1,
         presence_penalty=-0.5, frequency_penalty=0.25, seed=2**64 - 1, logit_bias={7: -2.5},
+        bad_words=["no", "never"], bad_token_ids=[[1, 2], [3]],
         max_new_tokens=9, min_new_tokens=2, stop=["a", "zz"], stop_token_ids=[4], keep_match=True,
         ignore_eos=True, special_tokens=True, top_logprobs=2, request_id="mine-1",
         cache_salt="salt", priority=-3, tenant="tenant",
     )  # fmt: skip
     request = engine.requests[-1]
     assert request.sampling == Sampling(
-        0.1, 5, 0.3, 0.05, 1.1, -0.5, 0.25, {7: -2.5}, seed=2**64 - 1
+        0.1, 5, 0.3, 0.05, 1.1, -0.5, 0.25, {7: -2.5}, 2**64 - 1, ("no", "never"), ((1, 2), (3,))
     )
     stop = request.stop
     assert (stop.max_new_tokens, stop.min_new_tokens) == (9, 2)

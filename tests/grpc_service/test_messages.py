@@ -46,6 +46,8 @@ samplings = st.builds(
     frequency_penalty=st.floats(-10, 10),
     logit_bias=st.dictionaries(u32, st.floats(-1000, 1000), max_size=3),
     seed=st.none() | st.integers(0, 2**64 - 1),
+    bad_words=st.lists(st.text(min_size=1, max_size=5), max_size=3).map(tuple),
+    bad_token_ids=st.lists(st.lists(u32, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple),
 )
 
 

@@ -203,6 +203,18 @@ async def test_seeded_draws_repeat_and_the_minted_seed_is_reported(client):
     assert other.token_ids != first.token_ids
 
 
+async def test_bad_words_never_come_over_the_wire(client):
+    plain = await client.generate("words", max_new_tokens=20)
+    word, ids = plain.text[:1], list(plain.token_ids[6:8])
+    done = await client.generate("words", max_new_tokens=20, bad_words=[word], bad_token_ids=[ids])
+    assert word in plain.text and word not in done.text
+    pairs = list(zip(done.token_ids, done.token_ids[1:], strict=False))
+    assert tuple(ids) not in pairs
+    first = await client.generate("words", max_new_tokens=20, bad_token_ids=[ids])
+    assert first.token_ids[:7] == plain.token_ids[:7]
+    assert first.token_ids[7] != plain.token_ids[7]
+
+
 async def test_outputs_of_one_prompt_whole_and_streamed(client, engine):
     options = {"max_new_tokens": 12, "temperature": 1.0, "seed": 5, "top_logprobs": 1}
     prompt = "several answers to one prompt"
@@ -306,6 +318,7 @@ async def test_stop_token_and_context_full(client):
         ("a", {"logit_bias": {VOCAB: 1.0}}, f"sampling.logit_bias[{VOCAB}]"),
         ("a", {"stop_token_ids": [VOCAB]}, "stop.token_ids"),
         ("a", {"n": SLOTS + 1}, "n"),
+        ("a", {"bad_token_ids": [[1, VOCAB]]}, "sampling.bad_token_ids"),
     ],
 )
 async def test_refusals_of_the_engine_name_the_field_on_the_wire(client, prompt, options, field):
