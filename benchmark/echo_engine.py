@@ -129,6 +129,8 @@ class EchoEngine:
         """Queue a request; raises InvalidRequestError, QueueFullError or DrainingError."""
         if request.n != 1:
             raise InvalidRequestError("n", f"is {request.n}; the echo engine has one output each")
+        if request.prompt_logprobs is not None:
+            raise InvalidRequestError("prompt_logprobs", "the echo engine has none; leave it out")
         room = self.capacity - len(request.prompt_ids)
         limit = room if request.stop.max_new_tokens is None else request.stop.max_new_tokens
         if not 1 <= limit <= room:

@@ -10,7 +10,7 @@ import click
 
 from edgellama.cli.failure import CliError
 from edgellama.runtime.completion import Completion, Output
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request
+from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, TokenLogprobs
 
 if TYPE_CHECKING:  # the engine brings numpy and a runtime: not for `--help`
     from edgellama.runtime.engine import Engine
@@ -52,17 +52,21 @@ def print_outputs(answer: Completion) -> None:
 def as_document(answer: Completion, *, logprobs: bool = False) -> dict[str, Any]:
     """Return `token_ids`, `text`, `finish_reason`, `usage`; and `logprobs` when asked for.
 
-    Of several outputs the document has a list `outputs` of these, beside the `usage` of all.
+    Of several outputs the document has a list `outputs` of these, beside the `usage` of all. It has
+    `prompt_logprobs`, null for the first token, when the answer has them.
     """
     usage = {
         "prompt_tokens": answer.usage.prompt_tokens,
         "output_tokens": answer.usage.output_tokens,
         "cached_prompt_tokens": answer.usage.cached_prompt_tokens,
     }
+    whole: dict[str, Any] = {"usage": usage}
+    if answer.prompt_logprobs:
+        whole["prompt_logprobs"] = [row and _scores(row) for row in answer.prompt_logprobs]
     outputs = [_document(output, logprobs) for output in answer.outputs]
     if len(outputs) > 1:
-        return {"outputs": outputs, "usage": usage}
-    return {**outputs[0], "usage": usage}
+        return {"outputs": outputs, **whole}
+    return {**outputs[0], **whole}
 
 
 def _document(output: Output, logprobs: bool) -> dict[str, Any]:
@@ -76,10 +80,11 @@ def _document(output: Output, logprobs: bool) -> dict[str, Any]:
 
 def _rows(output: Output) -> list[dict[str, Any]]:
     return [
-        {
-            "token_id": token,
-            "logprob": row.chosen,
-            "top": [{"token_id": other, "logprob": value} for other, value in row.top],
-        }
+        {"token_id": token, **_scores(row)}
         for token, row in zip(output.token_ids, output.logprobs, strict=True)
     ]
+
+
+def _scores(row: TokenLogprobs) -> dict[str, Any]:
+    top = [{"token_id": other, "logprob": value} for other, value in row.top]
+    return {"logprob": row.chosen, "top": top}

@@ -78,6 +78,7 @@ def generate(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    prompt_logprobs: int | None,
     n: int,
     guide: Guide | None,
     order: dict[str, Any],
@@ -98,10 +99,11 @@ def generate(
     options = _options(sampling, stop, order)
     options["top_logprobs"] = logprobs
     options["n"] = n
+    options["prompt_logprobs"] = prompt_logprobs
     if guide is not None:
         options.update(asdict(guide))  # type: ignore[typeddict-item]
     with Client(target) as client:
-        if as_json or logprobs is not None:
+        if as_json or logprobs is not None or prompt_logprobs is not None:
             answer = client.generate(given, timeout=timeout, **options)
             print_json(as_document(answer, logprobs=logprobs is not None))
         elif n > 1:

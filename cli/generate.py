@@ -34,6 +34,7 @@ def command(
     sampling: dict[str, Any],
     stop: Stop,
     logprobs: int | None,
+    prompt_logprobs: int | None,
     n: int,
     guide: Guide | None,
     threads: int | None,
@@ -52,8 +53,10 @@ def command(
             top_logprobs=logprobs,
             guide=guide,
             n=n,
+            prompt_logprobs=prompt_logprobs,
         )
-        if as_json or logprobs is not None:  # there is no text form of log-probabilities
+        # There is no text form of log-probabilities.
+        if as_json or logprobs is not None or prompt_logprobs is not None:
             print_json(as_document(loaded.generate(request), logprobs=logprobs is not None))
         elif n > 1:
             print_outputs(loaded.generate(request))

@@ -87,8 +87,16 @@ def n_option(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def logprobs_option(command: Callable[..., None]) -> Callable[..., None]:
-    """Add `--logprobs N`: 0 reports the drawn tokens only, n also the n most likely ones."""
-    option = click.option(
+    """Add `--logprobs N`: 0 reports the drawn tokens only, n also the n most likely ones.
+
+    And `--prompt-logprobs N`, the same of the prompt's own tokens.
+    """
+    drawn = click.option(
         "--logprobs", type=int, help=f"Most likely tokens, as JSON; 0 to {MAX_LOGPROBS}."
     )
-    return option(command)
+    prompt = click.option(
+        "--prompt-logprobs",
+        type=int,
+        help=f"The same in the place of the prompt's tokens; 0 to {MAX_LOGPROBS}.",
+    )
+    return drawn(prompt(command))

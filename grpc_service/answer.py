@@ -12,6 +12,7 @@ from edgellama.grpc_service.events import (
     delta_from_wire,
     end_from_wire,
     logprobs_from_wire,
+    prompt_from_wire,
 )
 from edgellama.runtime import completion
 from edgellama.runtime.completion import Output
@@ -20,13 +21,14 @@ from edgellama.runtime.request import (
     Delta,
     End,
     FinishReason,
+    PromptLogprobs,
     Timing,
     TokenLogprobs,
     Usage,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Completion(completion.Completion):
     """A finished request, with its effective settings; `seed` is that of the first output."""
 
@@ -66,6 +68,7 @@ class Answer:
     def __init__(self) -> None:
         self.admission: Admission | None = None
         self._parts: defaultdict[int, _Part] = defaultdict(_Part)
+        self._prompt: list[PromptLogprobs] = []
         self._stream_end: pb.StreamEnd | None = None
 
     def add(self, message: pb.StreamGenerateResponse) -> Delta | None:
@@ -73,6 +76,8 @@ class Answer:
         kind = message.WhichOneof("event")
         if kind == "admission":
             self.admission = admission_from_wire(message.admission)
+        elif kind == "prompt_logprobs":
+            self._prompt.append(prompt_from_wire(message.prompt_logprobs))
         elif kind == "delta":
             delta = delta_from_wire(message.delta)
             self._parts[delta.index].add(delta)
@@ -97,6 +102,11 @@ class Answer:
     def logprobs(self) -> tuple[TokenLogprobs, ...]:
         """The log-probabilities so far, one position a token, if asked for."""
         return tuple(self._parts[0].logprobs)
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprobs | None, ...]:
+        """One for each token of the prompt so far, None for the first; empty if not asked for."""
+        return completion.whole_prompt(self._prompt)
 
     @property
     def end(self) -> End | None:
@@ -128,7 +138,7 @@ class Answer:
             raise RuntimeError("the answer is not complete; read the stream to its end first")
         parts = sorted(self._parts.items())
         outputs = tuple(part.output(done.usage, done.timing) for _, part in parts)
-        return _completion(self.admission, outputs, end)
+        return _completion(self.admission, outputs, end, self.prompt_logprobs)
 
 
 def completion_from_wire(response: pb.GenerateResponse) -> Completion:
@@ -140,7 +150,11 @@ def completion_from_wire(response: pb.GenerateResponse) -> Completion:
         _output(output.text, output.token_ids, logprobs_from_wire(output.logprobs), end)
         for output, end in zip(response.outputs, ends, strict=True)
     )
-    return _completion(admission_from_wire(response.admission), outputs, ends[0])
+    prompt = []
+    if response.HasField("prompt_logprobs"):
+        prompt.append(prompt_from_wire(response.prompt_logprobs))
+    admission = admission_from_wire(response.admission)
+    return _completion(admission, outputs, ends[0], completion.whole_prompt(prompt))
 
 
 def _output(
@@ -149,12 +163,18 @@ def _output(
     return Output(tuple(token_ids), text, end.reason, end.match, tuple(logprobs))
 
 
-def _completion(admission: Admission, outputs: tuple[Output, ...], end: End) -> Completion:
+def _completion(
+    admission: Admission,
+    outputs: tuple[Output, ...],
+    end: End,
+    prompt_logprobs: tuple[TokenLogprobs | None, ...],
+) -> Completion:
     """Return the whole; `end` has the counts and times of all outputs."""
     return Completion(
         outputs=outputs,
         usage=end.usage,
         timing=end.timing,
+        prompt_logprobs=prompt_logprobs,
         request_id=admission.request_id,
         seed=admission.seed,
         max_new_tokens=admission.max_new_tokens,

@@ -45,6 +45,7 @@ class GenerateOptions(TypedDict, total=False):
     text: bool | None
     special_tokens: bool | None
     top_logprobs: int | None
+    prompt_logprobs: int | None
     add_special_tokens: bool | None
     add_generation_prompt: bool | None
     request_id: str | None
@@ -80,6 +81,7 @@ _FIELDS = {
     "text": "want.text",
     "special_tokens": "want.special_tokens",
     "top_logprobs": "want.top_logprobs",
+    "prompt_logprobs": "want.prompt_logprobs",
     "add_special_tokens": "add_special_tokens",
     "add_generation_prompt": "chat.add_generation_prompt",
     "request_id": "request_id",

@@ -13,6 +13,7 @@ from edgellama.runtime.request import (
     Delta,
     End,
     FinishReason,
+    PromptLogprobs,
     Timing,
     TokenLogprobs,
     Usage,
@@ -83,6 +84,17 @@ def logprobs_from_wire(message: pb.Logprobs) -> tuple[TokenLogprobs, ...]:
     return tuple(
         TokenLogprobs(chosen, pairs[i * n : (i + 1) * n]) for i, chosen in enumerate(message.chosen)
     )
+
+
+def prompt_to_wire(parts: Sequence[PromptLogprobs]) -> pb.PromptLogprobs:
+    """Return the message of a prompt's log-probabilities, of one part at least."""
+    entries = tuple(entry for part in parts for entry in part.logprobs)
+    return pb.PromptLogprobs(token_offset=parts[0].token_offset, logprobs=logprobs_to_wire(entries))
+
+
+def prompt_from_wire(message: pb.PromptLogprobs) -> PromptLogprobs:
+    """Return the log-probabilities of a prompt's tokens."""
+    return PromptLogprobs(message.token_offset, logprobs_from_wire(message.logprobs))
 
 
 def wants_text(want: pb.Want) -> bool:

@@ -70,7 +70,8 @@ class GenerationServiceServicer(object):
 
     def StreamGenerate(self, request, context):
         """Generates one answer, or GenerationSpec.n of them, and sends it as it appears.
-        Order: one Admission; of each output any number of Delta and one OutputEnd; one StreamEnd.
+        Order: one Admission; PromptLogprobs if wanted; of each output any number of Delta and one
+        OutputEnd; one StreamEnd.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,6 +34,7 @@ from edgellama.runtime.request import (
     EngineFailedError,
     FinishReason,
     InvalidRequestError,
+    PromptLogprobs,
     Request,
 )
 
@@ -81,6 +82,9 @@ class GenerationServicer(GenerationServiceServicer):
             for event in got:
                 if isinstance(event, Admission):
                     response.admission.CopyFrom(events.admission_to_wire(event))
+            prompt = [event for event in got if isinstance(event, PromptLogprobs)]
+            if prompt:
+                response.prompt_logprobs.CopyFrom(events.prompt_to_wire(prompt))
             for end in sorted(ends, key=lambda end: end.index):
                 deltas = (e for e in got if isinstance(e, Delta) and e.index == end.index)
                 response.outputs.append(events.output_to_wire(deltas, end, spec.want))
@@ -193,6 +197,9 @@ class GenerationServicer(GenerationServiceServicer):
         for event in await mailbox.take():
             if isinstance(event, Admission):
                 message = pb.StreamGenerateResponse(admission=events.admission_to_wire(event))
+            elif isinstance(event, PromptLogprobs):
+                prompt = events.prompt_to_wire([event])
+                message = pb.StreamGenerateResponse(prompt_logprobs=prompt)
             elif isinstance(event, Delta):
                 message = pb.StreamGenerateResponse(delta=events.delta_to_wire(event, want))
             else:

@@ -33,7 +33,10 @@ ROLE_NAMES = {
     pb.ROLE_TOOL: "tool",
 }
 # Names of `runtime.request` that are called otherwise on the wire.
-_WIRE_FIELDS = {"top_logprobs": "want.top_logprobs"}
+_WIRE_FIELDS = {
+    "top_logprobs": "want.top_logprobs",
+    "prompt_logprobs": "want.prompt_logprobs",
+}
 
 
 def mint_request_id() -> str:
@@ -164,6 +167,9 @@ def request_from_wire(
         tenant=spec.tenant,
         guide=guide_from_wire(spec.guide) if spec.HasField("guide") else None,
         n=spec.n if spec.HasField("n") else 1,
+        prompt_logprobs=spec.want.prompt_logprobs
+        if spec.want.HasField("prompt_logprobs")
+        else None,
     )
 
 

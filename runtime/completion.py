@@ -13,6 +13,7 @@ from edgellama.runtime.request import (
     EngineFailedError,
     Event,
     FinishReason,
+    PromptLogprobs,
     Timing,
     TokenLogprobs,
     Usage,
@@ -30,16 +31,18 @@ class Output:
     logprobs: tuple[TokenLogprobs, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Completion:
     """A finished request: its `outputs` in their order, `usage` and `timing` of all together.
 
-    The other properties are those of the first output, which is the only one unless asked for more.
+    `prompt_logprobs` is empty or one for each token of the prompt, None for the first. The
+    properties are those of the first output, which is the only one unless asked for more.
     """
 
     outputs: tuple[Output, ...]
     usage: Usage
     timing: Timing
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -79,6 +82,11 @@ def output_of(deltas: Iterable[Delta], end: End) -> Output:
     )
 
 
+def whole_prompt(parts: Sequence[PromptLogprobs]) -> tuple[TokenLogprobs | None, ...]:
+    """Return one entry for each token of a prompt, None for the first; empty when not asked for."""
+    return (None, *(entry for part in parts for entry in part.logprobs)) if parts else ()
+
+
 def usage_of_all(ends: Sequence[End]) -> Usage:
     """Return the counts of a request out of the Ends of its outputs: its prompt counts once."""
     first = min(ends, key=lambda end: end.index).usage
@@ -97,6 +105,7 @@ class Collector:
 
     def __init__(self) -> None:
         self.admission: Admission | None = None
+        self._prompt: list[PromptLogprobs] = []
         self._deltas: list[Delta] = []
         self._ends: list[End] = []
         self._ended = threading.Event()
@@ -107,6 +116,8 @@ class Collector:
             self._deltas.append(event)
         elif isinstance(event, Admission):
             self.admission = event
+        elif isinstance(event, PromptLogprobs):
+            self._prompt.append(event)
         else:
             self._ends.append(event)
             if not event.outputs_left:
@@ -128,4 +139,9 @@ class Collector:
             output_of((delta for delta in self._deltas if delta.index == end.index), end)
             for end in ends
         )
-        return Completion(tuple(outputs), usage_of_all(ends), timing_of_all(ends))
+        return Completion(
+            outputs=tuple(outputs),
+            usage=usage_of_all(ends),
+            timing=timing_of_all(ends),
+            prompt_logprobs=whole_prompt(self._prompt),
+        )

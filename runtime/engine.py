@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from edgellama.profiles.profile import Limits
-from edgellama.runtime.backend import Backend
+from edgellama.runtime.backend import ScoringBackend
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.generation import Listener
 from edgellama.runtime.load import load_backend
@@ -30,14 +30,15 @@ if TYPE_CHECKING:
 class Engine:
     """Serves requests from any thread over one backend; in-flight batching, a step at a time.
 
-    Every request's listener is called on the engine's thread: Admission when it gets a slot, one
-    Delta for each step and output that a token was drawn for, and one End for each output. A
-    listener must be quick: the next step waits for it. One that raises costs its own request only.
+    Every request's listener is called on the engine's thread: Admission when it gets a slot,
+    PromptLogprobs for each chunk of its prompt where asked for, one Delta for each step and output
+    that a token was drawn for, and one End for each output. A listener must be quick: the next step
+    waits for it. One that raises costs its own request only.
     """
 
     def __init__(
         self,
-        backend: Backend,
+        backend: ScoringBackend,
         codec: TextCodec,
         limits: Limits,
         manifest: Manifest | None = None,

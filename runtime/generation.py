@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgellama.runtime.bad_words import BadWords
+from edgellama.runtime.prompt_scores import PromptScores
 from edgellama.runtime.request import (
     Admission,
     Delta,
@@ -58,6 +59,9 @@ class Generation:
         self.is_muted = False  # the listener raised: nothing but Ends go to it
         self.reason: FinishReason | None = None
         self.match: str | int | None = None
+        self.scores: PromptScores | None = None
+        if sequence.is_scored:
+            self.scores = PromptScores(request.prompt_ids, request.prompt_logprobs or 0)
         self.sampling: SamplingState  # these three from admission on
         self._decoder: StreamDecoder
         self._eos: frozenset[int]

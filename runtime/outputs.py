@@ -39,6 +39,7 @@ def make_outputs(
             priority=request.priority,
             tenant=request.tenant,
             leader=outputs[0].sequence if outputs else None,
+            is_scored=request.prompt_logprobs is not None and index == 0,
         )
         generation = Generation(
             request,

@@ -13,6 +13,7 @@ from edgellama.runtime.guide import Guide
 from edgellama.runtime.invalid_request import InvalidRequestError as InvalidRequestError
 
 MAX_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 2**18  # in one request; as many fit a message
 MAX_OUTPUTS = 16
 MAX_BAD_WORDS = 128
 MAX_BAD_WORD_CHARS = 256
@@ -182,6 +183,9 @@ class Request:
 
     `n` outputs are drawn from the prompt, which is computed once. Output i, from 0 on, draws what a
     request of its own with the seed `(seed + i) mod 2**64` would.
+
+    `prompt_logprobs` as `top_logprobs`, of the prompt's own tokens but the first. Such a prompt is
+    computed whole, whatever is cached of it.
     """
 
     prompt_ids: tuple[int, ...]
@@ -195,14 +199,23 @@ class Request:
     tenant: str = ""
     guide: Guide | None = None
     n: int = 1
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
             raise InvalidRequestError("prompt", "is empty; at least one token is needed")
-        _whole("top_logprobs", self.top_logprobs)
-        if self.top_logprobs is not None and not 0 <= self.top_logprobs <= MAX_LOGPROBS:
+        for name in ("top_logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            _whole(name, value)
+            if value is not None:
+                _bounded(name, value, 0, MAX_LOGPROBS)
+        size = 0 if self.prompt_logprobs is None else self.prompt_logprobs + 1
+        if size * len(self.prompt_ids) > MAX_PROMPT_LOGPROBS:
             raise InvalidRequestError(
-                "top_logprobs", f"is {self.top_logprobs}; it must be in [0, {MAX_LOGPROBS}]"
+                "prompt_logprobs",
+                f"is {self.prompt_logprobs} for a prompt of {len(self.prompt_ids)} tokens; at most "
+                f"{MAX_PROMPT_LOGPROBS} log-probabilities come back, {size} for each token; ask "
+                "for less or shorten the prompt",
             )
         _short("cache_salt", self.cache_salt, MAX_CACHE_SALT_CHARS)
         _whole("priority", self.priority)
@@ -224,7 +237,7 @@ class Request:
 
 @dataclass(frozen=True)
 class TokenLogprobs:
-    """Log-probabilities at one generated position, from the distribution before any sampling rule.
+    """Log-probabilities at one position, from the distribution before any sampling rule.
 
     `top` holds (token id, logprob) by falling logprob.
     """
@@ -242,6 +255,17 @@ class Admission:
     seed: int
     max_new_tokens: int
     queue_seconds: float
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """Log-probabilities of the prompt's tokens `[token_offset, token_offset + len(logprobs))`.
+
+    Each is given the tokens before it; the prompt's first token has none.
+    """
+
+    token_offset: int
+    logprobs: tuple[TokenLogprobs, ...]
 
 
 @dataclass(frozen=True)
@@ -296,4 +320,4 @@ class End:
     outputs_left: int = 0
 
 
-Event = Admission | Delta | End
+Event = Admission | PromptLogprobs | Delta | End

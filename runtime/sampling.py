@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from edgellama.runtime.bad_words import BadWords
 from edgellama.runtime.draw import draw
-from edgellama.runtime.largest import largest
+from edgellama.runtime.logprobs import token_logprobs
 from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
 
 if TYPE_CHECKING:
@@ -189,7 +189,8 @@ class Sampler:
             else:
                 scores = raw if state.is_plain else _adjusted(raw, state)
                 token = draw(scores, state.sampling, uniform(state.seed, state.position))
-            draws.append(Draw(token, _logprobs(raw, token, state.top_logprobs)))
+            top = state.top_logprobs
+            draws.append(Draw(token, None if top is None else token_logprobs(raw, token, top)))
         for state, drawn in zip(states, draws, strict=True):
             state.record(drawn.token)
         return draws
@@ -221,15 +222,3 @@ def _adjusted(raw: Floats, state: SamplingState) -> Floats:
     if state.guide is not None:
         scores[~state.guide.allowed(len(scores))] = -np.inf
     return scores
-
-
-def _logprobs(raw: Floats, token: int, top: int | None) -> TokenLogprobs | None:
-    """Return log-softmax entries of a raw row: the chosen token's and the `top` largest."""
-    if top is None:
-        return None
-    peak = float(raw.max())
-    offset = peak + float(np.log(np.exp(raw - np.float32(peak)).sum(dtype=np.float64)))
-    leaders = largest(raw, min(top, len(raw))) if top else ()
-    return TokenLogprobs(
-        float(raw[token]) - offset, tuple((int(i), float(raw[i]) - offset) for i in leaders)
-    )

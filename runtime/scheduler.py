@@ -231,6 +231,8 @@ class Scheduler:
         }
         tokens = (*sequence.prompt, *sequence.output)  # never cached: the newest
         sequence.to_compute = max(len(sequence.prompt), len(tokens) - 1)
+        if sequence.is_scored and not sequence.output:
+            tokens = ()  # nothing is like it
         cached, copies = self._prefixes.enter(sequence.slot, tokens, sequence.salt, running)
         self._copies += copies
         self._by_slot[sequence.slot] = sequence
@@ -271,7 +273,8 @@ class Scheduler:
         if sequence.output:
             tokens = (*sequence.prompt, *sequence.output)[start : min(start + size, end)]
         is_last = start + len(tokens) == end and not sequence.output
-        return PrefillChunk(sequence.slot, tokens, start, is_last)
+        is_scored = sequence.is_scored and not sequence.output
+        return PrefillChunk(sequence.slot, tokens, start, is_last, is_scored)
 
     def _in(self, slot: int) -> Sequence:
         sequence = self._by_slot[slot]

@@ -22,7 +22,8 @@ class Sequence:
     One with a `leader` is another output of the same prompt, and waits until that is computed. It
     shares prefixes with sequences of the same `salt` alone; `cached` is how many tokens of its
     prompt it found computed when it was first admitted. The greater `priority` goes first, and of
-    the same the `tenant` that was served least.
+    the same the `tenant` that was served least. The prompt of one that `is_scored` is computed
+    whole.
 
     The cache of `slot` holds the positions `[0, computed)` of `prompt + output`. The newest output
     token is always outside: it is what the next step feeds.
@@ -35,6 +36,7 @@ class Sequence:
     priority: int = 0
     tenant: str = ""
     leader: Sequence | None = field(default=None, repr=False)
+    is_scored: bool = False
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     computed: int = 0

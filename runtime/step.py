@@ -18,13 +18,15 @@ class DecodeRow:
 class PrefillChunk:
     """Feed prompt tokens to `slot`, whose cache holds `[0, start)`; afterwards `[0, start + n)`.
 
-    Logits are wanted for the chunk's last token only when `is_last`.
+    Logits are wanted for the chunk's last token only when `is_last`, and those of all its tokens
+    beside them when `is_scored`: `prompt_scores.run_step` asks for these.
     """
 
     slot: int
     tokens: tuple[int, ...]
     start: int
     is_last: bool
+    is_scored: bool = False
 
 
 @dataclass(frozen=True)

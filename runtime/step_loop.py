@@ -8,8 +8,9 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from edgellama.runtime.backend import Backend, Logits
+from edgellama.runtime.backend import Logits, ScoringBackend
 from edgellama.runtime.generation import Generation
+from edgellama.runtime.prompt_scores import run_step
 from edgellama.runtime.request import (
     Delta,
     DrainingError,
@@ -17,6 +18,7 @@ from edgellama.runtime.request import (
     Event,
     FinishReason,
     InvalidRequestError,
+    PromptLogprobs,
 )
 from edgellama.runtime.sampling import Draw, Sampler
 from edgellama.runtime.scheduler import Scheduler
@@ -61,7 +63,7 @@ class StepLoop:
     """
 
     def __init__(
-        self, backend: Backend, codec: TextCodec, sampler: Sampler, scheduler: Scheduler
+        self, backend: ScoringBackend, codec: TextCodec, sampler: Sampler, scheduler: Scheduler
     ) -> None:
         self._backend = backend
         self._codec = codec
@@ -209,7 +211,8 @@ class StepLoop:
         if step is None:
             return
         index = self._steps
-        self._advance(step, rows, clock)
+        chunk = choice.chunk
+        self._advance(step, rows, None if chunk is None else self._active[chunk.request_id], clock)
         finished = sum(generation.reason is not None for generation in rows)
         ends = (len(admitted), len(cancelled), finished)
         with self._changed:
@@ -227,14 +230,21 @@ class StepLoop:
             if generation.index == 0:
                 self._deliver(generation, admission)
 
-    def _advance(self, step: Step, rows: list[Generation], clock: StepClock) -> None:
-        """Run the step; `rows[r]` is the request of row r of its logits."""
-        logits = self._backend.run(step)
+    def _advance(
+        self, step: Step, rows: list[Generation], prompt: Generation | None, clock: StepClock
+    ) -> None:
+        """Run the step; `rows[r]` is the output of row r of its logits, `prompt` the chunk's."""
+        logits, scores = run_step(self._backend, step)
         clock.lap("backend")
+        scored = None
+        if scores is not None and prompt is not None and step.prefill is not None:
+            scored = self._score(prompt, scores, step.prefill.start)
         draws = self._draw(logits, rows)
         clock.lap("sample")
         deltas = [
-            None if draw is None else self._accept(generation, draw)
+            None
+            if draw is None or generation.reason is not None
+            else self._accept(generation, draw)
             for generation, draw in zip(rows, draws, strict=True)
         ]
         clock.lap("detokenise")
@@ -249,13 +259,29 @@ class StepLoop:
             if step.prefill is not None:
                 self._prompt_tokens += len(step.prefill.tokens)
         clock.lap("update")
+        if scored is not None and prompt is not None:
+            self._deliver(prompt, scored)
         # After the update, so that a listener that hears of an end finds the slot free.
         for generation, delta in zip(rows, deltas, strict=True):
             if delta is not None:
                 self._deliver(generation, delta)
             if generation.reason is not None:
                 self._deliver_end(generation)
+        if prompt is not None and prompt.reason is not None and prompt not in rows:
+            with self._changed:
+                self._scheduler.cancel(prompt.id)
+            self._end(prompt, prompt.reason)
         clock.lap("deliver")
+
+    def _score(self, generation: Generation, logits: Logits, start: int) -> PromptLogprobs | None:
+        """Return what a chunk tells of its prompt; None when it cannot, which ends its request."""
+        assert generation.scores is not None
+        try:
+            return generation.scores.take(logits, start)
+        except ValueError:
+            _LOG.exception("request %s: its prompt cannot be scored", generation.id)
+            generation.reason = FinishReason.ERROR
+            return None
 
     def _draw(self, logits: Logits, rows: list[Generation]) -> list[Draw | None]:
         """Draw for all rows at once; None for a row that cannot be, which ends its request."""

@@ -117,6 +117,25 @@ def test_logprobs_are_those_of_transformers(engine: str, model: Any) -> None:
         assert [top["token_id"] for top in entry["top"]] == rows[position].topk(2).indices.tolist()
 
 
+def test_prompt_logprobs_are_those_of_transformers(engine: str, model: Any) -> None:
+    import torch
+
+    prompt = [BOS, *b"A prompt of more than one chunk of the engine: " * 2][:85]
+    ids = ("--token-ids", ",".join(map(str, prompt)))
+    options = ("--max-new-tokens", "2", "--temperature", "0", "--prompt-logprobs", "2")
+    answer = document("generate", engine, *ids, *options)
+    with torch.no_grad():
+        rows = torch.log_softmax(model(torch.tensor([prompt])).logits[0].float(), dim=-1)
+    first, *others = answer["prompt_logprobs"]
+    assert first is None and len(others) == len(prompt) - 1
+    for position, entry in enumerate(others):
+        wanted = float(rows[position, prompt[position + 1]])
+        assert entry["logprob"] == pytest.approx(wanted, abs=1e-3)
+        assert [top["token_id"] for top in entry["top"]] == rows[position].topk(2).indices.tolist()
+    plain = document("generate", engine, *ids, *options[:4])
+    assert plain["token_ids"] == answer["token_ids"] and "prompt_logprobs" not in plain
+
+
 def test_what_cannot_be_served_is_one_line(engine: str) -> None:
     too_long = run("generate", engine, "--prompt", "a", "--max-new-tokens", "5000")
     assert too_long.exit_code == 1 and "5000" in too_long.stderr

@@ -145,6 +145,8 @@ class EchoEngine:
             raise InvalidRequestError("prompt", f"has {len(request.prompt_ids)} tokens")
         if request.n != 1:
             raise InvalidRequestError("n", "an echo has one output")
+        if request.prompt_logprobs is not None:
+            raise InvalidRequestError("prompt_logprobs", "an echo has none")
         limit = request.stop.max_new_tokens or CAPACITY - len(request.prompt_ids)
         with self._lock:
             if len(self._active) >= self.max_requests:

@@ -50,6 +50,7 @@ async def raw_error(server, spec: pb.GenerationSpec) -> grpc.aio.AioRpcError:
         ({"stop": ["a"] * 17}, "stop.strings"),
         ({"stop": [""]}, "stop.strings"),
         ({"top_logprobs": 21}, "want.top_logprobs"),
+        ({"prompt_logprobs": 21}, "want.prompt_logprobs"),
         ({"request_id": "a b"}, "request_id"),
         ({"request_id": "a" * 129}, "request_id"),
         ({"cache_salt": "a" * 129}, "cache_salt"),

@@ -74,6 +74,10 @@ class HashBackend:
         logits[END] = -50.0  # answers end by their limits
         return logits.astype(np.float32)
 
+    def run_tokens(self, slot: int, tokens: list[int], start: int) -> npt.NDArray[np.float32]:
+        rows = [self._feed(slot, (token,), start + i) for i, token in enumerate(tokens)]
+        return np.array(rows, np.float32)
+
     def close(self) -> None:
         pass
 
@@ -201,6 +205,28 @@ async def test_seeded_draws_repeat_and_the_minted_seed_is_reported(client):
     assert again.token_ids == first.token_ids
     other = await client.generate("a", max_new_tokens=12, temperature=1.0, seed=first.seed ^ 1)
     assert other.token_ids != first.token_ids
+
+
+async def test_log_probabilities_of_the_prompt_whole_and_streamed(client, engine):
+    ids = tuple(engine.codec.encode("what is likely in it?"))
+    collector = Collector()
+    stop = Stop(max_new_tokens=3)
+    engine.submit(Request(ids, Sampling(temperature=0.0), stop, prompt_logprobs=2), collector)
+    wanted = collector.result().prompt_logprobs
+    assert len(wanted) == len(ids) and wanted[0] is None
+    whole = await client.generate(ids, max_new_tokens=3, prompt_logprobs=2)
+    stream = client.stream(ids, max_new_tokens=3, prompt_logprobs=2)
+    async for _ in stream:
+        assert len(stream.prompt_logprobs) == len(ids)
+    assert whole.prompt_logprobs[0] is None
+    for one, other in zip(whole.prompt_logprobs[1:], wanted[1:], strict=True):
+        assert one.chosen == pytest.approx(other.chosen, abs=1e-5)  # 32 bits on the wire
+        assert [token for token, _ in one.top] == [token for token, _ in other.top]
+    assert stream.prompt_logprobs == stream.completion().prompt_logprobs == whole.prompt_logprobs
+    assert whole.usage.cached_prompt_tokens == 0
+    lean = await client.generate([1], max_new_tokens=1, prompt_logprobs=0)
+    assert lean.prompt_logprobs == (None,)
+    assert (await client.generate(ids, max_new_tokens=1)).prompt_logprobs == ()
 
 
 async def test_bad_words_never_come_over_the_wire(client):

@@ -42,6 +42,11 @@ class HistoryBackend:
             rows += [logits] * step.prefill.is_last
         return np.array(rows, np.float32).reshape(-1, VOCAB)
 
+    def run_tokens(self, slot: int, tokens: list[int], start: int) -> npt.NDArray[np.float32]:
+        assert self.gate.wait(WAIT)
+        rows = [self._feed(slot, (token,), start + i) for i, token in enumerate(tokens)]
+        return np.array(rows, np.float32)
+
     def _feed(self, slot: int, tokens: tuple[int, ...], start: int) -> npt.NDArray[np.float64]:
         end = start + len(tokens)
         self._cache[slot, start:end] = tokens

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from small_llama import SLOTS, VOCAB, Array, expected_logits
 
-from edgellama.runtime.backend import Backend
+from edgellama.runtime.backend import ScoringBackend
+from edgellama.runtime.prompt_scores import run_step
 from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
 
 
 class SlotDriver:
     """Feeds the slots of a backend, and compares with the sums in numpy."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: ScoringBackend) -> None:
         self.backend = backend
         self.held: list[list[int]] = [[] for _ in range(SLOTS)]
 
@@ -51,6 +52,33 @@ class SlotDriver:
         assert self.held[:3] == [[5, 9, 1, 7, 6], [5, 9, 1, 2, 4], [5, 9, 1, 7, 3, 8]]
         self.check(logits, [2, 0, 1])
         self.check(self.run(decode={0: 1, 1: 1, 2: 1}), [0, 1, 2])
+
+    def check_scored(self) -> None:
+        """Score a prompt in two chunks, the first beside copies alone, the second beside rows."""
+        self.run(chunk=(1, [5, 9, 1, 7]))
+        prompt = [4, 2, 8, 6, 3, 3]
+        steps = (
+            Step(
+                (), PrefillChunk(2, (4, 2, 8), 0, False, True), (0, 4, 0, 0), (SlotCopy(1, 3, 4),)
+            ),
+            Step(
+                (DecodeRow(1, 7, 4), DecodeRow(3, 2, 4)),
+                PrefillChunk(2, (6, 3, 3), 3, True, True),
+                (0, 4, 3, 4),
+            ),
+        )
+        self.held[3], self.held[2] = self.held[1][:4], prompt
+        rows, scores = run_step(self.backend, steps[0])
+        assert scores is not None and rows.shape == (0, VOCAB)
+        wanted = expected_logits(prompt)
+        np.testing.assert_allclose(scores, wanted[:3], atol=2e-5)
+        rows, scores = run_step(self.backend, steps[1])
+        assert scores is not None
+        np.testing.assert_allclose(scores, wanted[3:], atol=2e-5)
+        self.held[1].append(7)
+        self.held[3].append(2)
+        self.check(rows, [1, 3, 2])
+        self.check(self.run(decode={1: 1, 2: 1, 3: 1}), [1, 2, 3])
 
     def check(self, logits: Array, slots: list[int]) -> None:
         for row, slot in zip(logits, slots, strict=True):

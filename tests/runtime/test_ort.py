@@ -125,6 +125,10 @@ def test_a_beginning_is_copied_between_slots(backend: OrtBackend) -> None:
     SlotDriver(backend).check_copies()
 
 
+def test_a_prompt_is_scored_beside_rows(backend: OrtBackend) -> None:
+    SlotDriver(backend).check_scored()
+
+
 def test_a_slot_fills_to_its_last_position(backend: OrtBackend) -> None:
     driver = SlotDriver(backend)
     driver.run(chunk=(0, tokens(4, 1)))

@@ -168,6 +168,7 @@ class PrefixMachine(RuleBasedStateMachine):
         self.scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE, preempt=True)
         self.pool: list[list[Cell]] = [[RUBBISH] * CAPACITY for _ in range(SLOTS)]
         self.alive: dict[str, Sequence] = {}
+        self.scored: dict[str, int] = {}  # tokens of prompts whose logits came
         self.count = 0
 
     @rule(
@@ -178,9 +179,18 @@ class PrefixMachine(RuleBasedStateMachine):
         salt=st.sampled_from(("", "salt")),
         priority=st.integers(0, 2),
         outputs=st.sampled_from((1, 1, 2, 4)),
+        scored=st.sampled_from((False, False, True)),
     )
     def add(
-        self, family: int, shared: int, own: int, new: int, salt: str, priority: int, outputs: int
+        self,
+        family: int,
+        shared: int,
+        own: int,
+        new: int,
+        salt: str,
+        priority: int,
+        outputs: int,
+        scored: bool,
     ) -> None:
         if len(self.alive) + outputs > SLOTS + QUEUE:
             return
@@ -188,7 +198,7 @@ class PrefixMachine(RuleBasedStateMachine):
         base, mine = 1000 * (family + 1), 10000 * self.count
         prompt = (*range(base, base + shared), *range(mine, mine + own))
         name = f"r{self.count}"
-        first = Sequence(name, prompt, new, salt, priority)
+        first = Sequence(name, prompt, new, salt, priority, is_scored=scored)
         siblings = [
             Sequence(f"{name}#{i}", prompt, new, salt, priority, leader=first)
             for i in range(1, outputs)
@@ -234,12 +244,21 @@ class PrefixMachine(RuleBasedStateMachine):
         ), "an idle row below a running one attends to nothing"
         fed = [(row.slot, (row.token,), row.position) for row in step.decode]
         if step.prefill is not None:
+            owner = owners[step.prefill.slot]
+            assert step.prefill.is_scored == (owner.is_scored and not owner.output)
+            if step.prefill.is_scored:
+                assert step.prefill.start <= self.scored.get(owner.id, 0), "a gap in its scores"
+                end = step.prefill.start + len(step.prefill.tokens)
+                self.scored[owner.id] = max(self.scored.get(owner.id, 0), end)
+                assert not step.prefill.is_last or self.scored[owner.id] == len(owner.prompt)
             fed.append((step.prefill.slot, step.prefill.tokens, step.prefill.start))
         for slot, tokens, start in fed:
             sequence = owners[slot]
             whole = [(sequence.salt, t) for t in (*sequence.prompt, *sequence.output)]
             self.pool[slot][start : start + len(tokens)] = [(sequence.salt, t) for t in tokens]
             assert self.pool[slot][: start + len(tokens)] == whole[: start + len(tokens)]
+            if sequence.is_scored:
+                assert sequence.cached == 0
             assert sequence.cached == 0 or SHORTEST <= sequence.cached < len(sequence.prompt)
 
     @invariant()

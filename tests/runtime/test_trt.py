@@ -130,6 +130,10 @@ def test_a_beginning_is_copied_between_slots(backend: TrtBackend) -> None:
     SlotDriver(backend).check_copies()
 
 
+def test_a_prompt_is_scored_beside_rows(backend: TrtBackend) -> None:
+    SlotDriver(backend).check_scored()
+
+
 def test_a_slot_fills_to_its_last_position(backend: TrtBackend) -> None:
     driver = SlotDriver(backend)
     driver.run(chunk=(0, tokens(4, 1)))
