@@ -139,7 +139,7 @@ SYSTEMS = {
             "edgellama_worker",
             True,
             _engine,
-            "int4_rtn, as the profile cpu-<size> has it",
+            "int4_rtn, and int8_rows for large steps of the 1b, as the profile cpu-<size> has it",
         ),
         PeerSystem(
             "onnxruntime-genai",

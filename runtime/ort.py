@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from edgellama.runtime.backend import Logits
 from edgellama.runtime.manifest import EngineError, KvLayout, Manifest
 from edgellama.runtime.ort_cache import CachePool
 from edgellama.runtime.ort_feeds import StepFeeds, StepShape
 from edgellama.runtime.ort_form import Form
-from edgellama.runtime.ort_session import open_session, session_options
+from edgellama.runtime.ort_session import Session, Value, open_session, session_options, value_of
 from edgellama.runtime.step import PrefillChunk, Step
 
 NEVER = sys.maxsize  # tokens of a step that there are never
@@ -38,17 +37,17 @@ class OrtBackend:
 
     def __init__(
         self,
-        session: ort.InferenceSession,
+        session: Session,
         kv: KvLayout,
         vocab_size: int,
-        batch_session: ort.InferenceSession | None = None,
+        batch_session: Session | None = None,
     ) -> None:
         self._kv = kv
         self._vocab_size = vocab_size
         self._pool = CachePool(kv)
         self._feeds = StepFeeds(kv.slots, kv.capacity)
         self._logits = np.empty((kv.slots + 1, vocab_size), np.float32)
-        self._logits_values: dict[int, ort.OrtValue] = {}
+        self._logits_values: dict[int, Value] = {}
         self._form = Form(session, self._pool)
         self._batch_form = None if batch_session is None else Form(batch_session, self._pool)
         self._batch_from = NEVER
@@ -118,7 +117,7 @@ class OrtBackend:
             wanted = step.num_logits or 1
             value = self._logits_values.get(wanted)
             if value is None:
-                value = ort.OrtValue.ortvalue_from_numpy(self._logits[:wanted])
+                value = value_of(self._logits[:wanted])
                 self._logits_values[wanted] = value
             shape = self._feeds.fill(decode, chunk, step.lengths)
             self._feeds.want_last(len(decode), wanted, shape.tokens)
@@ -136,7 +135,7 @@ class OrtBackend:
         shape = self._feeds.fill((), chunk, ())
         self._feeds.want_all(count)
         logits = np.empty((count, self._vocab_size), np.float32)
-        self._execute(shape, chunk, count, ort.OrtValue.ortvalue_from_numpy(logits))
+        self._execute(shape, chunk, count, value_of(logits))
         return logits
 
     def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
@@ -163,7 +162,7 @@ class OrtBackend:
         self._pool.clear()
 
     def _execute(
-        self, shape: StepShape, chunk: PrefillChunk | None, wanted: int, logits: ort.OrtValue
+        self, shape: StepShape, chunk: PrefillChunk | None, wanted: int, logits: Value
     ) -> None:
         form = self._form
         if shape.tokens >= self._batch_from:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
 from edgellama.runtime.manifest import KvLayout
+from edgellama.runtime.ort_session import Value, value_of
 from edgellama.runtime.step import SlotCopy
 
 
@@ -25,9 +25,9 @@ class CachePool:
                 array = np.empty(shape, np.dtype(kv.dtype))
                 array.fill(0)  # takes the page faults here and not in the first request
                 self._arrays[f"{layer}.{kind}"] = array
-        self._values: dict[tuple[int, int], dict[str, ort.OrtValue]] = {}
+        self._values: dict[tuple[int, int], dict[str, Value]] = {}
         one = np.zeros((1, kv.kv_heads, 1, kv.head_dim), np.dtype(kv.dtype))
-        self._spare = dict.fromkeys(self._arrays, ort.OrtValue.ortvalue_from_numpy(one))
+        self._spare = dict.fromkeys(self._arrays, value_of(one))
 
     def copy(self, copy: SlotCopy) -> None:
         """Copy the beginning of one slot to another."""
@@ -38,20 +38,17 @@ class CachePool:
         """Return views `[kv_heads, length, head_dim]` of a slot, by `LAYER.key|value`."""
         return {name: array[slot, :, :length] for name, array in self._arrays.items()}
 
-    def slots(self, low: int, high: int) -> Mapping[str, ort.OrtValue]:
+    def slots(self, low: int, high: int) -> Mapping[str, Value]:
         """Return the views over the slots `[low, high)`, made once a range."""
         found = self._values.get((low, high))
         if found is None:
             if not 0 <= low < high <= self._kv.slots:
                 raise ValueError(f"slots {low}..{high - 1} are outside 0..{self._kv.slots - 1}")
-            found = {
-                name: ort.OrtValue.ortvalue_from_numpy(array[low:high])
-                for name, array in self._arrays.items()
-            }
+            found = {name: value_of(array[low:high]) for name, array in self._arrays.items()}
             self._values[low, high] = found
         return found
 
-    def spare(self) -> Mapping[str, ort.OrtValue]:
+    def spare(self) -> Mapping[str, Value]:
         """Return a cache of one position, the same memory for every layer."""
         return self._spare
 

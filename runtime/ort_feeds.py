@@ -8,8 +8,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime as ort
 
+from edgellama.runtime.ort_session import Value, value_of
 from edgellama.runtime.step import DecodeRow, PrefillChunk
 
 Range: TypeAlias = "tuple[int, int]"  # slots [low, high)
@@ -48,7 +48,7 @@ class StepFeeds:
         self._chunk_seqlens = np.zeros(1, np.int32)
         self._total = np.zeros((), np.int32)
         self._chunk_total = np.zeros((), np.int32)
-        self._made: dict[tuple[str, int, int], ort.OrtValue] = {}
+        self._made: dict[tuple[str, int, int], Value] = {}
 
     def fill(
         self, decode: Sequence[DecodeRow], chunk: PrefillChunk | None, lengths: Sequence[int]
@@ -81,7 +81,7 @@ class StepFeeds:
         """Ask for the logits of every token."""
         self._indices[:tokens] = self._count[:tokens]
 
-    def values(self, shape: StepShape, wanted: int) -> Iterator[tuple[str, ort.OrtValue]]:
+    def values(self, shape: StepShape, wanted: int) -> Iterator[tuple[str, Value]]:
         """Yield every input by name, as views of these arrays in the sizes of the step.
 
         A chunk that is not there is the first token.
@@ -103,7 +103,7 @@ class StepFeeds:
             key = (name, start, stop)
             value = self._made.get(key)
             if value is None:
-                value = ort.OrtValue.ortvalue_from_numpy(_view(array, start, stop))
+                value = value_of(_view(array, start, stop))
                 self._made[key] = value
             yield name, value
 

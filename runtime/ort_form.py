@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import onnxruntime as ort
-
 from edgellama.runtime.ort_cache import CachePool
 from edgellama.runtime.ort_feeds import Range, StepFeeds, StepShape
+from edgellama.runtime.ort_session import Binding, Session, Value
 from edgellama.runtime.step import PrefillChunk
 
 
 class Form:
     """A session and what is bound to it: one form of the weights."""
 
-    def __init__(self, session: ort.InferenceSession, pool: CachePool) -> None:
+    def __init__(self, session: Session, pool: CachePool) -> None:
         self._session: Any = session
         self._pool = pool
         self._bindings: dict[Range | None, _Binding] = {}
@@ -26,8 +25,8 @@ class Form:
         shape: StepShape,
         chunk: PrefillChunk | None,
         wanted: int,
-        logits: ort.OrtValue,
-    ) -> ort.IOBinding:
+        logits: Value,
+    ) -> Binding:
         """Bind what differs from the last step over the same rows."""
         bound = self._bindings.get(shape.rows)
         if bound is None:
@@ -42,7 +41,7 @@ class Form:
         bound.binding.bind_ortvalue_output("logits", logits)
         return bound.binding
 
-    def run(self, binding: ort.IOBinding) -> None:
+    def run(self, binding: Binding) -> None:
         """Run what is bound."""
         self._session.run_with_iobinding(binding)
 
@@ -55,7 +54,7 @@ class Form:
 class _Binding:
     """One binding over the rows of a range; what is bound besides them, to bind it once."""
 
-    def __init__(self, binding: ort.IOBinding, pool: CachePool, rows: Range | None) -> None:
+    def __init__(self, binding: Binding, pool: CachePool, rows: Range | None) -> None:
         self.binding = binding
         self.sizes: tuple[int, int, int] | None = None
         self._chunk_slot: int | None = -1  # neither a slot nor the spare
@@ -68,7 +67,7 @@ class _Binding:
         self._bind("chunk_", pool.spare() if slot is None else pool.slots(slot, slot + 1))
         self._chunk_slot = slot
 
-    def _bind(self, prefix: str, values: Mapping[str, ort.OrtValue]) -> None:
+    def _bind(self, prefix: str, values: Mapping[str, Value]) -> None:
         for name, value in values.items():
             self.binding.bind_ortvalue_input(f"{prefix}past_key_values.{name}", value)
             self.binding.bind_ortvalue_output(f"{prefix}present.{name}", value)

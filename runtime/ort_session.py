@@ -1,15 +1,21 @@
-"""Open the graphs of an engine directory with ONNX Runtime."""
+"""ONNX Runtime as the backend uses it: sessions over the graphs of an engine, and values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy.typing as npt
 import onnxruntime as ort
 
 from edgellama.runtime.contract import check_graph
+from edgellama.runtime.heap import return_freed
 from edgellama.runtime.manifest import EngineError, Manifest, TensorInfo
+
+Session: TypeAlias = ort.InferenceSession
+Binding: TypeAlias = ort.IOBinding
+Value: TypeAlias = ort.OrtValue
 
 PROVIDERS = {"cpu": "CPUExecutionProvider"}
 MAX_THREADS = 1024  # far above any CPU; each thread is made at once, so more would hang the load
@@ -34,6 +40,11 @@ _SESSION_KEYS = {
 _INTEGER_KEY = "session.x64quantprecision"
 INTEGER_WEIGHTS = ("int8_sq", "int8_rows")
 _LOG_ERRORS = 3
+
+
+def value_of(array: npt.NDArray[Any]) -> Value:
+    """Return an array as ONNX Runtime binds it: the same memory, kept as long as the value."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def session_options(directory: Path, manifest: Manifest, threads: int | None) -> ort.SessionOptions:
@@ -79,6 +90,7 @@ def open_session(
         raise EngineError(
             f"{graph}: onnxruntime {ort.__version__} cannot load it: {error}"
         ) from error
+    return_freed()
     check_graph(graph, manifest, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
     return session
 

@@ -61,7 +61,8 @@ def test_the_parts_make_the_whole(name: str) -> None:
     plan = make_plan(MODELS[profile.model], profile)
     assert plan.linear_bytes + plan.table_bytes + plan.norm_bytes == plan.weight_bytes
     assert plan.hidden_bytes + plan.score_bytes + plan.logit_bytes == plan.activation_bytes
-    assert plan.total_bytes == plan.weight_bytes + plan.kv_bytes + plan.activation_bytes
+    weights = plan.weight_bytes + plan.batch_bytes
+    assert plan.total_bytes == weights + plan.kv_bytes + plan.activation_bytes
 
 
 @given(
