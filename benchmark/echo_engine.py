@@ -37,6 +37,7 @@ from edgellama.runtime.request import (
     Usage,
 )
 from edgellama.runtime.step_record import StepRecord
+from edgellama.runtime.tools import Toolset
 
 if TYPE_CHECKING:
     from edgellama.runtime.engine import Engine
@@ -59,13 +60,19 @@ class ByteCodec:
     generation = EchoDefaults()
     vocab_size = VOCAB
     has_chat_template = False
+    chat_options: tuple[str, ...] = ()
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the bytes of the UTF-8 text."""
         return list(text.encode())
 
     def encode_chat(
-        self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Toolset | None = None,
+        date_string: str | None = None,
     ) -> list[int]:
         """Refuse: there is no template."""
         raise InvalidRequestError("chat", "the echo engine has no chat template; send token ids")

@@ -15,10 +15,12 @@ from edgellama.cli.guide import guide_options
 from edgellama.cli.numbers import seconds
 from edgellama.cli.prompt import Prompt, prompt_options
 from edgellama.cli.sampling import logprobs_option, n_option, sampling_options
+from edgellama.cli.tools import tools_options
 from edgellama.cli.turns import turns
 from edgellama.cli.verb import Verb, print_json
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import Stop
+from edgellama.runtime.tools import Toolset
 
 if TYPE_CHECKING:
     from edgellama.grpc_service.call import GenerateOptions
@@ -70,6 +72,7 @@ def server_options(verb: Callable[..., None]) -> Callable[..., None]:
 @logprobs_option
 @n_option
 @guide_options
+@tools_options
 @order_options
 def generate(
     target: str,
@@ -81,10 +84,13 @@ def generate(
     prompt_logprobs: int | None,
     n: int,
     guide: Guide | None,
+    tools: Toolset | None,
+    tool_choice: str,
     order: dict[str, Any],
     as_json: bool,
 ) -> None:
     """Generate one answer on a server."""
+    prompt.check_tools(tools)
     from edgellama.grpc_service.client import Client
     from edgellama.runtime.chat import ChatMessage
 
@@ -96,7 +102,7 @@ def generate(
     else:
         assert prompt.chat is not None
         given = [ChatMessage("user", prompt.chat)]
-    options = _options(sampling, stop, order)
+    options = _options(sampling, stop, order, tools, tool_choice)
     options["top_logprobs"] = logprobs
     options["n"] = n
     options["prompt_logprobs"] = prompt_logprobs
@@ -105,7 +111,7 @@ def generate(
     with Client(target) as client:
         if as_json or logprobs is not None or prompt_logprobs is not None:
             answer = client.generate(given, timeout=timeout, **options)
-            print_json(as_document(answer, logprobs=logprobs is not None))
+            print_json(as_document(answer, logprobs=logprobs is not None, tools=tools is not None))
         elif n > 1:
             print_outputs(client.generate(given, timeout=timeout, **options))
         else:
@@ -117,6 +123,7 @@ def generate(
 @server_options
 @click.option("--system", help="Instructions before the first message.")
 @sampling_options
+@tools_options
 @order_options
 def chat(
     target: str,
@@ -124,26 +131,34 @@ def chat(
     system: str | None,
     sampling: dict[str, Any],
     stop: Stop,
+    tools: Toolset | None,
+    tool_choice: str,
     order: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Talk with a server; each line of standard input is a message, an empty line ends it."""
-    from edgellama.grpc_service.client import Client
-    from edgellama.runtime.chat import ChatMessage
+    """Talk with a server; each line of standard input is a message, an empty line ends it.
 
-    messages = [] if system is None else [ChatMessage("system", system)]
+    After calls of tools each line is the result of one, in their order.
+    """
+    from edgellama.cli.talk import Talk
+    from edgellama.grpc_service.client import Client
+
+    talk = Talk(system)
     answers = []
+    options = _options(sampling, stop, order, tools, tool_choice)
     with Client(target) as client:
-        for message in turns(sys.stdin):
-            messages.append(ChatMessage("user", message))
-            options = _options(sampling, stop, order)
-            with client.stream(messages, timeout=timeout, **options) as stream:
+        for line in turns(sys.stdin):
+            if not talk.hear(line):
+                continue
+            with client.stream(talk.messages, timeout=timeout, **options) as stream:
                 if as_json:
-                    text = "".join(delta.text for delta in stream)
-                    answers.append(as_document(stream.completion()))
+                    for _ in stream:
+                        pass
+                    answer = stream.completion()
+                    answers.append(as_document(answer, tools=tools is not None))
+                    talk.answered(answer.text, answer.tool_calls)
                 else:
-                    text = print_stream(stream)
-            messages.append(ChatMessage("assistant", text))
+                    talk.answered(*print_stream(stream))
     if as_json:
         print_json({"answers": answers})
 
@@ -167,7 +182,13 @@ def info(target: str, timeout: float, as_json: bool) -> None:
         click.echo(f"{name:<24} {text}")
 
 
-def _options(sampling: dict[str, Any], stop: Stop, order: dict[str, Any]) -> GenerateOptions:
+def _options(
+    sampling: dict[str, Any],
+    stop: Stop,
+    order: dict[str, Any],
+    tools: Toolset | None,
+    tool_choice: str,
+) -> GenerateOptions:
     """Return the client's keyword arguments; only what was given, so the server's defaults hold."""
     options: GenerateOptions = {**sampling, **order}  # type: ignore[typeddict-item]
     if stop.max_new_tokens is not None:
@@ -176,4 +197,8 @@ def _options(sampling: dict[str, Any], stop: Stop, order: dict[str, Any]) -> Gen
     options["stop"] = stop.strings
     options["stop_token_ids"] = stop.token_ids
     options["ignore_eos"] = stop.ignore_eos
+    if tools is not None:
+        options["tools"] = tools.tools
+        options["builtin_tools"] = tools.builtin_tools
+        options["tool_choice"] = tool_choice
     return options

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from edgellama.cli.numbers import token_ids
+from edgellama.runtime.tools import Toolset
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,11 @@ class Prompt:
         given = [value for value in (self.text, self.chat, self.ids) if value is not None]
         if len(given) != 1:
             raise click.UsageError("give exactly one of --prompt, --chat and --token-ids")
+
+    def check_tools(self, tools: Toolset | None) -> None:
+        """Refuse tools that no chat template would show."""
+        if tools is not None and self.chat is None:
+            raise click.UsageError("--tools and --builtin-tool need --chat")
 
 
 def prompt_options(command: Callable[..., None]) -> Callable[..., None]:

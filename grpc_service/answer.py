@@ -14,6 +14,7 @@ from edgellama.grpc_service.events import (
     logprobs_from_wire,
     prompt_from_wire,
 )
+from edgellama.grpc_service.tool_wire import call_from_wire
 from edgellama.runtime import completion
 from edgellama.runtime.completion import Output
 from edgellama.runtime.request import (
@@ -26,6 +27,7 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.tools import ToolCall
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,7 @@ class _Part:
     texts: list[str] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    tool_calls: list[ToolCall] = field(default_factory=list)
     end: pb.OutputEnd = field(default_factory=pb.OutputEnd)
 
     def add(self, delta: Delta) -> None:
@@ -51,11 +54,12 @@ class _Part:
         self.texts.append(delta.text)
         self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
+        self.tool_calls.extend(delta.tool_calls)
 
     def output(self, usage: pb.Usage, timing: pb.Timing) -> Output:
         """Return the whole of it, after the end."""
         end = end_from_wire(self.end, usage, timing)
-        return _output("".join(self.texts), self.token_ids, self.logprobs, end)
+        return _output("".join(self.texts), self.token_ids, self.logprobs, self.tool_calls, end)
 
 
 class Answer:
@@ -109,6 +113,11 @@ class Answer:
         return completion.whole_prompt(self._prompt)
 
     @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools so far."""
+        return tuple(self._parts[0].tool_calls)
+
+    @property
     def end(self) -> End | None:
         """The end, once it has arrived."""
         done = self._stream_end
@@ -147,7 +156,13 @@ def completion_from_wire(response: pb.GenerateResponse) -> Completion:
         end_from_wire(output.end, response.usage, response.timing) for output in response.outputs
     ]
     outputs = tuple(
-        _output(output.text, output.token_ids, logprobs_from_wire(output.logprobs), end)
+        _output(
+            output.text,
+            output.token_ids,
+            logprobs_from_wire(output.logprobs),
+            map(call_from_wire, output.tool_calls),
+            end,
+        )
         for output, end in zip(response.outputs, ends, strict=True)
     )
     prompt = []
@@ -158,9 +173,13 @@ def completion_from_wire(response: pb.GenerateResponse) -> Completion:
 
 
 def _output(
-    text: str, token_ids: Iterable[int], logprobs: Iterable[TokenLogprobs], end: End
+    text: str,
+    token_ids: Iterable[int],
+    logprobs: Iterable[TokenLogprobs],
+    tool_calls: Iterable[ToolCall],
+    end: End,
 ) -> Output:
-    return Output(tuple(token_ids), text, end.reason, end.match, tuple(logprobs))
+    return Output(tuple(token_ids), text, end.reason, end.match, tuple(logprobs), tuple(tool_calls))
 
 
 def _completion(

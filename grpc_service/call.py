@@ -3,22 +3,40 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, TypeGuard
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict, TypeGuard, TypeVar
 
 from edgellama.grpc_service import control_pb2
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.client_errors import InvalidRequest
 from edgellama.grpc_service.spec import ROLE_NAMES
+from edgellama.grpc_service.tool_wire import call_to_wire, tool_to_wire
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.tools import Tool
 
+T = TypeVar("T")
+M = TypeVar("M")
 # A text, token ids, or a conversation.
 Prompt = str | Sequence[int] | Sequence[ChatMessage]
 
 _ROLES = {name: role for role, name in ROLE_NAMES.items()}
 
 
-class GenerateOptions(TypedDict, total=False):
+class PromptOptions(TypedDict, total=False):
+    """Keyword arguments about a prompt: what a text or a chat is made into tokens with.
+
+    All but the first are for chats. None is the same as leaving an option out.
+    """
+
+    add_special_tokens: bool | None
+    add_generation_prompt: bool | None
+    tools: Sequence[Tool] | None
+    builtin_tools: Sequence[str] | None
+    tools_in_user_message: bool | None
+    date_string: str | None
+
+
+class GenerateOptions(PromptOptions, total=False):
     """Keyword arguments of `generate` and `stream`; what is left out takes the model's default.
 
     `stop` holds stop strings; `text=False` leaves the text out. generation.proto says what the
@@ -46,8 +64,6 @@ class GenerateOptions(TypedDict, total=False):
     special_tokens: bool | None
     top_logprobs: int | None
     prompt_logprobs: int | None
-    add_special_tokens: bool | None
-    add_generation_prompt: bool | None
     request_id: str | None
     cache_salt: str | None
     priority: int | None
@@ -57,6 +73,7 @@ class GenerateOptions(TypedDict, total=False):
     grammar: str | None
     choices: Sequence[str] | None
     n: int | None
+    tool_choice: str | None
 
 
 # Option -> where it goes in GenerationSpec.
@@ -93,8 +110,12 @@ _FIELDS = {
     "grammar": "guide.grammar",
     "choices": "guide.choices.texts",
     "n": "n",
+    "tools": "chat.tools",
+    "builtin_tools": "chat.builtin_tools",
+    "tools_in_user_message": "chat.tools_in_user_message",
+    "date_string": "chat.date_string",
+    "tool_choice": "tool_choice",
 }
-
 
 _RULES = ("json_schema", "regex", "grammar", "choices")
 
@@ -111,8 +132,6 @@ def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.Generation
             raise TypeError(f"unknown option {option!r}; known: {', '.join(_FIELDS)}")
         if value is None:
             continue
-        if option == "add_generation_prompt" and not spec.HasField("chat"):
-            raise _invalid("chat.add_generation_prompt", "is set, but the prompt is not a chat")
         if option in _RULES:
             if spec.HasField("guide"):
                 raise _invalid("guide", f"is given twice; give one of {', '.join(_RULES)}")
@@ -121,19 +140,21 @@ def generation_spec(prompt: Prompt, options: Mapping[str, Any]) -> pb.Generation
         if option == "bad_token_ids":
             _set_sequences(spec, value)
             continue
-        _set(spec, _FIELDS[option], value)
+        _set_option(spec, option, value)
         if option == "choices":  # an empty list is sent too, for the server to refuse
             spec.guide.choices.SetInParent()
     return spec
 
 
-def chat_to_wire(messages: Sequence[ChatMessage], add_generation_prompt: bool | None) -> pb.Chat:
+def chat_to_wire(messages: Sequence[ChatMessage]) -> pb.Chat:
     """Return the message of a conversation; raises InvalidRequest for text that is not Unicode."""
     chat = pb.Chat()
     for message in messages:
-        _set(chat.messages.add(role=_ROLES[message.role]), "content", message.content)
-    if add_generation_prompt is not None:
-        chat.add_generation_prompt = add_generation_prompt
+        turn = chat.messages.add(role=_ROLES[message.role])
+        _set(turn, "content", message.content)
+        _set(turn, "tool_call_id", message.tool_call_id)
+        calls = [_checked(call_to_wire, call, "chat.messages") for call in message.tool_calls]
+        turn.tool_calls.extend(calls)
     return chat
 
 
@@ -143,7 +164,7 @@ def _set_prompt(spec: pb.GenerationSpec, prompt: Prompt) -> None:
     elif len(prompt) == 0:
         raise _invalid("input", "is an empty list; give a text, token ids or chat messages")
     elif isinstance(prompt[0], ChatMessage):
-        spec.chat.CopyFrom(chat_to_wire([turn for turn in prompt if _is_turn(turn)], None))
+        spec.chat.CopyFrom(chat_to_wire([turn for turn in prompt if _is_turn(turn)]))
     else:
         _set(spec, "tokens.ids", prompt)
 
@@ -152,6 +173,15 @@ def _is_turn(item: object) -> TypeGuard[ChatMessage]:
     if not isinstance(item, ChatMessage):
         raise TypeError(f"a chat prompt holds ChatMessage only, not {type(item).__name__}")
     return True
+
+
+def _set_option(message: pb.GenerationSpec | pb.TokenizeRequest, option: str, value: Any) -> None:
+    field = _FIELDS[option]
+    if field.startswith("chat.") and not message.HasField("chat"):
+        raise _invalid(field, "is set, but the prompt is not a chat")
+    if option == "tools":
+        value = [_checked(tool_to_wire, tool, field) for tool in value]
+    _set(message, field, value)
 
 
 def _set(message: Any, path: str, value: Any) -> None:
@@ -178,6 +208,14 @@ def _set_sequences(spec: pb.GenerationSpec, sequences: Sequence[Sequence[int]]) 
         raise _invalid("sampling.bad_token_ids", f"cannot be sent: {error}") from error
 
 
+def _checked(to_wire: Callable[[T], M], record: T, field: str) -> M:
+    """Return the message of a record; raises InvalidRequest for what the wire cannot carry."""
+    try:
+        return to_wire(record)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise _invalid(field, f"cannot be sent: {error}") from error
+
+
 def _invalid(field: str, text: str) -> InvalidRequest:
     error = InvalidRequest(f"{field}: {text}", reason="INVALID_REQUEST")
     error.field = field
@@ -193,18 +231,18 @@ def steps_request(last: int | None) -> control_pb2.StreamStepsRequest:
 
 
 def tokenize_request(
-    text: str | Sequence[ChatMessage],
-    add_special_tokens: bool | None,
-    add_generation_prompt: bool | None,
+    text: str | Sequence[ChatMessage], options: Mapping[str, Any]
 ) -> pb.TokenizeRequest:
-    """Return the message; raises InvalidRequest for a value the wire cannot carry."""
+    """Return the message of a text or a chat and PromptOptions; raises as `generation_spec`."""
     request = pb.TokenizeRequest()
     if isinstance(text, str):
         _set(request, "text", text)
-        if add_generation_prompt is not None:
-            raise _invalid("chat.add_generation_prompt", "is set, but the input is not a chat")
     else:
-        request.chat.CopyFrom(chat_to_wire(text, add_generation_prompt))
-    if add_special_tokens is not None:
-        request.add_special_tokens = add_special_tokens
+        request.chat.CopyFrom(chat_to_wire(text))
+    for option, value in options.items():
+        if option not in PromptOptions.__annotations__:
+            known = ", ".join(PromptOptions.__annotations__)
+            raise TypeError(f"unknown option {option!r}; known: {known}")
+        if value is not None:
+            _set_option(request, option, value)
     return request

@@ -15,6 +15,7 @@ from edgellama.grpc_service.answer import Answer, Completion, completion_from_wi
 from edgellama.grpc_service.call import (
     GenerateOptions,
     Prompt,
+    PromptOptions,
     generation_spec,
     steps_request,
     tokenize_request,
@@ -115,12 +116,11 @@ class Client:
         self,
         text: str | Sequence[ChatMessage],
         *,
-        add_special_tokens: bool | None = None,
-        add_generation_prompt: bool | None = None,
         timeout: float = SHORT_TIMEOUT,
+        **options: Unpack[PromptOptions],
     ) -> tuple[int, ...]:
         """Return the token ids of a text or a conversation."""
-        request = tokenize_request(text, add_special_tokens, add_generation_prompt)
+        request = tokenize_request(text, options)
         return tuple(_checked(lambda: self._generation.Tokenize(request, timeout=timeout)).ids)
 
     def detokenize(

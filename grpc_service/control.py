@@ -21,6 +21,7 @@ from edgellama.runtime.request import (
     MAX_STOP_STRING_CHARS,
     MAX_STOP_STRINGS,
 )
+from edgellama.runtime.tools import MAX_TOOLS, MAX_TOOLS_CHARS
 
 if TYPE_CHECKING:
     from edgellama.runtime.engine import Engine
@@ -60,7 +61,10 @@ def model_info(engine: Engine) -> pb.GetModelInfoResponse:
             max_bad_words=MAX_BAD_WORDS,
             max_bad_word_chars=MAX_BAD_WORD_CHARS,
             max_bad_word_tokens=MAX_BAD_WORD_TOKENS,
+            max_tools=MAX_TOOLS,
+            max_tools_chars=MAX_TOOLS_CHARS,
         ),
+        chat_options=codec.chat_options,
     )
 
 

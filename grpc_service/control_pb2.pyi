@@ -27,7 +27,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model", "fingerprint", "profile", "target", "precision", "parameters", "vocab_size", "max_position_embeddings", "bos_id", "stop_ids", "default_sampling", "has_chat_template", "limits")
+    __slots__ = ("model", "fingerprint", "profile", "target", "precision", "parameters", "vocab_size", "max_position_embeddings", "bos_id", "stop_ids", "default_sampling", "has_chat_template", "limits", "chat_options")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     PROFILE_FIELD_NUMBER: _ClassVar[int]
@@ -41,6 +41,7 @@ class GetModelInfoResponse(_message.Message):
     DEFAULT_SAMPLING_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    CHAT_OPTIONS_FIELD_NUMBER: _ClassVar[int]
     model: str
     fingerprint: str
     profile: str
@@ -54,7 +55,8 @@ class GetModelInfoResponse(_message.Message):
     default_sampling: _generation_pb2.Sampling
     has_chat_template: bool
     limits: Limits
-    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., profile: _Optional[str] = ..., target: _Optional[str] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_position_embeddings: _Optional[int] = ..., bos_id: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., default_sampling: _Optional[_Union[_generation_pb2.Sampling, _Mapping]] = ..., has_chat_template: bool = ..., limits: _Optional[_Union[Limits, _Mapping]] = ...) -> None: ...
+    chat_options: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, model: _Optional[str] = ..., fingerprint: _Optional[str] = ..., profile: _Optional[str] = ..., target: _Optional[str] = ..., precision: _Optional[_Union[Precision, _Mapping]] = ..., parameters: _Optional[int] = ..., vocab_size: _Optional[int] = ..., max_position_embeddings: _Optional[int] = ..., bos_id: _Optional[int] = ..., stop_ids: _Optional[_Iterable[int]] = ..., default_sampling: _Optional[_Union[_generation_pb2.Sampling, _Mapping]] = ..., has_chat_template: bool = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., chat_options: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class StreamStepsRequest(_message.Message):
     __slots__ = ("last",)
@@ -137,7 +139,7 @@ class Precision(_message.Message):
     def __init__(self, weights: _Optional[str] = ..., embedding: _Optional[str] = ..., kv: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
-    __slots__ = ("capacity", "slots", "max_queue", "max_stop_strings", "max_stop_string_chars", "max_top_logprobs", "max_request_id_chars", "max_message_bytes", "max_outputs", "max_bad_words", "max_bad_word_chars", "max_bad_word_tokens")
+    __slots__ = ("capacity", "slots", "max_queue", "max_stop_strings", "max_stop_string_chars", "max_top_logprobs", "max_request_id_chars", "max_message_bytes", "max_outputs", "max_bad_words", "max_bad_word_chars", "max_bad_word_tokens", "max_tools", "max_tools_chars")
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     MAX_QUEUE_FIELD_NUMBER: _ClassVar[int]
@@ -150,6 +152,8 @@ class Limits(_message.Message):
     MAX_BAD_WORDS_FIELD_NUMBER: _ClassVar[int]
     MAX_BAD_WORD_CHARS_FIELD_NUMBER: _ClassVar[int]
     MAX_BAD_WORD_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOOLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOOLS_CHARS_FIELD_NUMBER: _ClassVar[int]
     capacity: int
     slots: int
     max_queue: int
@@ -162,4 +166,6 @@ class Limits(_message.Message):
     max_bad_words: int
     max_bad_word_chars: int
     max_bad_word_tokens: int
-    def __init__(self, capacity: _Optional[int] = ..., slots: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_chars: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_request_id_chars: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_outputs: _Optional[int] = ..., max_bad_words: _Optional[int] = ..., max_bad_word_chars: _Optional[int] = ..., max_bad_word_tokens: _Optional[int] = ...) -> None: ...
+    max_tools: int
+    max_tools_chars: int
+    def __init__(self, capacity: _Optional[int] = ..., slots: _Optional[int] = ..., max_queue: _Optional[int] = ..., max_stop_strings: _Optional[int] = ..., max_stop_string_chars: _Optional[int] = ..., max_top_logprobs: _Optional[int] = ..., max_request_id_chars: _Optional[int] = ..., max_message_bytes: _Optional[int] = ..., max_outputs: _Optional[int] = ..., max_bad_words: _Optional[int] = ..., max_bad_word_chars: _Optional[int] = ..., max_bad_word_tokens: _Optional[int] = ..., max_tools: _Optional[int] = ..., max_tools_chars: _Optional[int] = ...) -> None: ...

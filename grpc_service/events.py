@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from google.protobuf.duration_pb2 import Duration
 
 from edgellama.grpc_service import generation_pb2 as pb
+from edgellama.grpc_service.tool_wire import call_from_wire, call_to_wire
 from edgellama.runtime.completion import output_of
 from edgellama.runtime.request import (
     Admission,
@@ -26,6 +27,7 @@ _REASONS = {
     FinishReason.STOP_TOKEN: pb.FINISH_REASON_STOP_TOKEN,
     FinishReason.MAX_TOKENS: pb.FINISH_REASON_MAX_TOKENS,
     FinishReason.GUIDE: pb.FINISH_REASON_GUIDE,
+    FinishReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
     FinishReason.CONTEXT_FULL: pb.FINISH_REASON_CONTEXT_FULL,
 }
 _REASONS_BACK = {message: reason for reason, message in _REASONS.items()}
@@ -111,6 +113,8 @@ def delta_to_wire(delta: Delta, want: pb.Want) -> pb.Delta:
         token_ids=delta.token_ids if want.token_ids else (),
         logprobs=logprobs_to_wire(delta.logprobs) if delta.logprobs else None,
         index=delta.index,
+        tool_calls=map(call_to_wire, delta.tool_calls),
+        tool_call_offset=delta.tool_call_offset,
     )
 
 
@@ -122,6 +126,8 @@ def delta_from_wire(message: pb.Delta) -> Delta:
         text=message.text,
         logprobs=logprobs_from_wire(message.logprobs),
         index=message.index,
+        tool_calls=tuple(map(call_from_wire, message.tool_calls)),
+        tool_call_offset=message.tool_call_offset,
     )
 
 
@@ -187,4 +193,5 @@ def output_to_wire(deltas: Iterable[Delta], end: End, want: pb.Want) -> pb.Outpu
         token_ids=output.token_ids if want.token_ids else (),
         logprobs=logprobs_to_wire(output.logprobs) if output.logprobs else None,
         end=output_end_to_wire(end),
+        tool_calls=map(call_to_wire, output.tool_calls),
     )

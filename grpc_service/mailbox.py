@@ -120,4 +120,6 @@ def _joined(run: Sequence[Delta]) -> Delta:
         text="".join(delta.text for delta in run),
         logprobs=tuple(entry for delta in run for entry in delta.logprobs),
         index=run[0].index,
+        tool_calls=tuple(call for delta in run for call in delta.tool_calls),
+        tool_call_offset=run[0].tool_call_offset,
     )

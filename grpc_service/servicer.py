@@ -37,6 +37,7 @@ from edgellama.runtime.request import (
     PromptLogprobs,
     Request,
 )
+from edgellama.runtime.rule import compile_rule
 
 if TYPE_CHECKING:
     from edgellama.runtime.engine import Engine
@@ -152,8 +153,8 @@ class GenerationServicer(GenerationServiceServicer):
             ids = await self._texts.run(partial(prompt_ids, spec, codec))
             wanted = request_from_wire(spec, ids, request_id, codec.generation.default_sampling)
             # Done here and kept by the codec, for the event loop has no time for it.
-            if wanted.guide is not None:
-                await self._texts.run(partial(codec.guide, wanted.guide))
+            if wanted.is_ruled:
+                await self._texts.run(partial(compile_rule, wanted, codec))
             if wanted.sampling.bad_words:
                 await self._texts.run(partial(codec.bad_words, wanted.sampling.bad_words))
             return wanted

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellama.grpc_service import generation_pb2 as pb
+from edgellama.grpc_service.tool_wire import call_from_wire, toolset_from_wire
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import InvalidRequestError, Request, Sampling, Stop
@@ -36,6 +37,7 @@ ROLE_NAMES = {
 _WIRE_FIELDS = {
     "top_logprobs": "want.top_logprobs",
     "prompt_logprobs": "want.prompt_logprobs",
+    "special_tokens": "want.special_tokens",
 }
 
 
@@ -118,7 +120,15 @@ def chat_from_wire(chat: pb.Chat) -> tuple[ChatMessage, ...]:
                 f"is {message.role}; it must be one of "
                 + ", ".join(pb.Role.Name(role) for role in ROLE_NAMES),
             )
-    return tuple(ChatMessage(ROLE_NAMES[m.role], m.content) for m in chat.messages)
+    return tuple(
+        ChatMessage(
+            ROLE_NAMES[m.role],
+            m.content,
+            tuple(map(call_from_wire, m.tool_calls)),
+            m.tool_call_id,
+        )
+        for m in chat.messages
+    )
 
 
 def prompt_ids(
@@ -145,6 +155,10 @@ def prompt_ids(
             codec.encode_chat(
                 chat_from_wire(message.chat),
                 add_generation_prompt=message.chat.add_generation_prompt if header else True,
+                tools=toolset_from_wire(message.chat),
+                date_string=(
+                    message.chat.date_string if message.chat.HasField("date_string") else None
+                ),
             )
         )
     assert isinstance(message, pb.GenerationSpec)  # only it has `tokens`
@@ -170,6 +184,8 @@ def request_from_wire(
         prompt_logprobs=spec.want.prompt_logprobs
         if spec.want.HasField("prompt_logprobs")
         else None,
+        tools=toolset_from_wire(spec.chat),
+        tool_choice=spec.tool_choice or "auto",
     )
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import jinja2
 import jinja2.ext
 import jinja2.sandbox
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.parser import Parser
 
 from edgellama.runtime.request import InvalidRequestError
+from edgellama.runtime.tools import ToolCall
 
 ROLES = ("system", "user", "assistant", "tool")
 # Bounds for a template that was written to exhaust the device.
@@ -26,10 +27,16 @@ _MAX_REPEAT = 100_000
 
 @dataclass(frozen=True)
 class ChatMessage:
-    """One message; `role` is one of ROLES."""
+    """One message; `role` is one of ROLES.
+
+    `tool_calls` are those that an assistant made, `tool_call_id` names the one of them that a
+    message of role tool answers.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -117,23 +124,35 @@ class ChatTemplate:
                 "chat", f"the chat template does not compile: line {error.lineno}: {error.message}"
             ) from error
         self.source = source
+        # What it asks for: it could not show anything else.
+        self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
         self._special_tokens = dict(special_tokens)
 
     def render(self, messages: Sequence[ChatMessage], add_generation_prompt: bool) -> str:
+        """Return the text of roles and contents, see `fill`; `Conversation` has all there is."""
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        return self.fill({"messages": turns}, add_generation_prompt)
+
+    def fill(self, variables: Mapping[str, Any], add_generation_prompt: bool) -> str:
         """Return the text of a conversation, special tokens included, for `encode` without any.
 
-        Raises InvalidRequestError for no message and for what the template refuses.
+        `variables` are the `messages` and what is told beside them. Raises InvalidRequestError for
+        no message, for a variable that the template does not ask for, and for what it refuses.
         """
-        if not messages:
+        if not variables["messages"]:
             raise InvalidRequestError("chat", "is empty; at least one message is needed")
+        for name in variables:
+            if name not in self.variables and name != "messages":
+                raise InvalidRequestError(
+                    f"chat.{name}",
+                    "is not known to the chat template of this model, so it could not see it; "
+                    "leave it out, or use a checkpoint whose template knows it",
+                )
         pieces: list[str] = []
         length = 0
         try:
             for piece in self._template.generate(
-                **self._special_tokens,
-                messages=[{"role": m.role, "content": m.content} for m in messages],
-                tools=None,
-                documents=None,
+                **{**self._special_tokens, "tools": None, "documents": None, **variables},
                 add_generation_prompt=add_generation_prompt,
                 range=_limited_range(),
             ):

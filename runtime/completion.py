@@ -18,6 +18,7 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.tools import ToolCall
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Output:
     finish_reason: FinishReason
     match: str | int | None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,11 @@ class Completion:
         """One a token, where asked for."""
         return self.outputs[0].logprobs
 
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of tools."""
+        return self.outputs[0].tool_calls
+
 
 def output_of(deltas: Iterable[Delta], end: End) -> Output:
     """Return one output out of its events."""
@@ -79,6 +86,7 @@ def output_of(deltas: Iterable[Delta], end: End) -> Output:
         finish_reason=end.reason,
         match=end.match,
         logprobs=tuple(entry for part in parts for entry in part.logprobs),
+        tool_calls=tuple(call for part in parts for call in part.tool_calls),
     )
 
 

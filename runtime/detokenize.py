@@ -46,6 +46,11 @@ class StreamDecoder:
         self._spaces = self._spaces_after(prompt_ids)
         self._utf8.decode(self._tail_of(prompt_ids))
 
+    @property
+    def held(self) -> int:
+        """Characters that `push` has not returned yet because a stop string may begin there."""
+        return len(self._held)
+
     def _spaces_after(self, prompt_ids: Sequence[int]) -> int:
         """Return how many leading spaces the output may still lose to the start of the text."""
         spaces = self._pieces.strip_start

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.backend import ScoringBackend
 from edgellama.runtime.completion import Collector, Completion
-from edgellama.runtime.generation import Listener
+from edgellama.runtime.generation import Listener, end_ids
 from edgellama.runtime.load import load_backend
 from edgellama.runtime.manifest import EngineError, Manifest, read_manifest
 from edgellama.runtime.manifest import check_files as compare_files
 from edgellama.runtime.outputs import make_outputs
 from edgellama.runtime.request import Request
+from edgellama.runtime.rule import compile_rule
 from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.step_loop import EngineStats, StepLoop
@@ -137,17 +138,14 @@ class Engine:
             capacity=self._capacity,
             slots=self._slots,
         )
-        eos = () if request.stop.ignore_eos else self._codec.generation.stop_ids
+        eos = end_ids(request, self._codec)
         banned = (*eos, *request.stop.token_ids) if request.stop.min_new_tokens else ()
         sampling = request.sampling
         bad_words = sampling.bad_token_ids
         if sampling.bad_words:
             bad_words += self._codec.bad_words(sampling.bad_words)
         self._sampler.check(sampling, banned, bad_words)
-        guides = [
-            None if request.guide is None else self._codec.guide(request.guide)
-            for _ in range(request.n)
-        ]
+        guides = compile_rule(request, self._codec)
         request_id = request.request_id or uuid.uuid4().hex
         self._loop.add(
             make_outputs(request, request_id, max_new_tokens, listener, guides, bad_words)

@@ -20,6 +20,8 @@ from edgellama.runtime.request import (
 )
 from edgellama.runtime.sampling import Draw, SamplingState
 from edgellama.runtime.sequence import Sequence
+from edgellama.runtime.tool_call_parser import END_OF_MESSAGE, PYTHON_TAG, ToolCallParser
+from edgellama.runtime.tools import ToolCall
 
 if TYPE_CHECKING:
     from edgellama.runtime.detokenize import StreamDecoder
@@ -28,6 +30,18 @@ if TYPE_CHECKING:
 
 Listener = Callable[[Event], None]
 Sequences = tuple[tuple[int, ...], ...]  # of token ids
+
+# Ends of answers that are cut short of what the model would have written.
+_CUTS = (FinishReason.MAX_TOKENS, FinishReason.CONTEXT_FULL)
+
+
+def end_ids(request: Request, codec: TextCodec) -> tuple[int, ...]:
+    """Return the ids that end the answer: the model's, and with tools the end of a message."""
+    if request.stop.ignore_eos:
+        return ()
+    ids = codec.generation.stop_ids
+    end = None if request.offered is None else codec.special_id(END_OF_MESSAGE)
+    return ids if end is None or end in ids else (*ids, end)
 
 
 class Generation:
@@ -67,6 +81,8 @@ class Generation:
         self._eos: frozenset[int]
         self._guide = guide
         self._bad_words = bad_words
+        self._parser: ToolCallParser | None = None  # both with tools, from admission on
+        self._python_tag: int | None = None
         self._own_stops = frozenset(request.stop.token_ids)
         self._output_tokens = 0
         self._submitted = time.monotonic()
@@ -86,7 +102,7 @@ class Generation:
     def admit(self, codec: TextCodec) -> Admission:
         """Make what the tokens need: random stream, decoder, stop ids."""
         request, stop = self.request, self.request.stop
-        self._eos = frozenset(() if stop.ignore_eos else codec.generation.stop_ids)
+        self._eos = frozenset(end_ids(request, codec))
         self.sampling = SamplingState(
             request.sampling,
             request.prompt_ids,
@@ -100,6 +116,9 @@ class Generation:
         self._decoder = codec.stream(
             request.prompt_ids, stop, skip_special_tokens=request.skip_special_tokens
         )
+        if request.offered is not None:
+            self._parser = ToolCallParser(request.offered)
+            self._python_tag = codec.special_id(PYTHON_TAG)
         self._queue_seconds = self._elapsed()
         return Admission(
             request_id=self.request_id,
@@ -137,7 +156,25 @@ class Generation:
             if self._decoder.matched is not None:  # what was held back completed a stop string
                 self.reason, self.match = FinishReason.STOP_STRING, self._decoder.matched
         logprobs = () if draw.logprobs is None else (draw.logprobs,)
-        return Delta(offset, (token,), text, logprobs, self.index)
+        if self._parser is None:
+            return Delta(offset, (token,), text, logprobs, self.index)
+        told = self._parser.num_calls
+        text, calls = self._told_apart(self._parser, token, text)
+        return Delta(offset, (token,), text, logprobs, self.index, calls, told)
+
+    def _told_apart(
+        self, parser: ToolCallParser, token: int, text: str
+    ) -> tuple[str, tuple[ToolCall, ...]]:
+        """Return text and calls of what a token freed; at the end, all that was held back."""
+        if token == self._python_tag:
+            parser.tag(behind=self._decoder.held)
+        text, calls = parser.push(text)
+        if self.reason is not None:
+            rest, more = parser.finish(is_cut=self.reason in _CUTS)
+            text, calls = text + rest, calls + more
+            if parser.num_calls and self.reason not in _CUTS:
+                self.reason = FinishReason.TOOL_CALLS
+        return text, calls
 
     def end(self, error: str | None = None) -> End:
         """Return the last event, after `reason` is set."""

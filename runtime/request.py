@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 
+from edgellama.runtime.forced_call import forced_call
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.invalid_request import InvalidRequestError as InvalidRequestError
+from edgellama.runtime.tools import ToolCall, Toolset, check_tool_choice
 
 MAX_LOGPROBS = 20
 MAX_PROMPT_LOGPROBS = 2**18  # in one request; as many fit a message
@@ -45,6 +47,7 @@ class FinishReason(str, Enum):
     STOP_STRING = "stop_string"
     MAX_TOKENS = "max_tokens"
     GUIDE = "guide"  # the text is what the guide asks for, and nothing may follow
+    TOOL_CALLS = "tool_calls"  # the answer is complete and calls tools
     CONTEXT_FULL = "context_full"  # the slot holds no further token
     CANCELLED = "cancelled"
     ERROR = "error"  # the engine failed; see `End.error`
@@ -179,7 +182,10 @@ class Request:
     takes what the cache holds of its beginning from requests of the same `cache_salt` only: with
     one for each tenant nobody can tell by the time to a first token what others have asked. Of
     those that wait the greatest `priority`, in [-100, 100], goes first, and of the same one the
-    `tenant` that was served least. `guide` is a rule that the answer's text obeys.
+    `tenant` that was served least. `guide` is a rule that the answer's text obeys. `tools` are
+    those that the prompt offers: their calls are told from the text. `tool_choice` is `auto`,
+    `none` (no call is looked for), `required` (the answer is a call) or the name of the tool to
+    call.
 
     `n` outputs are drawn from the prompt, which is computed once. Output i, from 0 on, draws what a
     request of its own with the seed `(seed + i) mod 2**64` would.
@@ -200,6 +206,8 @@ class Request:
     guide: Guide | None = None
     n: int = 1
     prompt_logprobs: int | None = None
+    tools: Toolset | None = None
+    tool_choice: str = "auto"
 
     def __post_init__(self) -> None:
         if not self.prompt_ids:
@@ -223,16 +231,50 @@ class Request:
         _short("tenant", self.tenant, MAX_TENANT_CHARS)
         _whole("n", self.n)
         _bounded("n", self.n, 1, MAX_OUTPUTS)
-        if self.guide is not None and self.stop.min_new_tokens:
+        check_tool_choice(self.tool_choice, self.tools)
+        if self.guide is not None and self.must_call:
+            raise InvalidRequestError(
+                "tool_choice",
+                f"is {self.tool_choice!r} beside a guide; both rule the answer, leave one out",
+            )
+        if self.offered is not None and not self.skip_special_tokens:
+            raise InvalidRequestError(
+                "special_tokens",
+                "are wanted beside tools, but those of a call are no part of a text; leave one out",
+            )
+        if self.is_ruled and self.stop.min_new_tokens:
             raise InvalidRequestError(
                 "stop.min_new_tokens",
                 f"is {self.stop.min_new_tokens} beside a guide, which says itself when the text is "
                 "complete; leave one of them out",
             )
-        if self.guide is not None and self.stop.ignore_eos:
+        if self.is_ruled and self.stop.ignore_eos:
             raise InvalidRequestError(
                 "stop.ignore_eos", "is set beside a guide, whose text has an end; leave one out"
             )
+
+    @property
+    def is_ruled(self) -> bool:
+        """Whether there is a `rule`."""
+        return self.guide is not None or self.must_call
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is a call."""
+        return self.tool_choice not in ("auto", "none")
+
+    @property
+    def offered(self) -> Toolset | None:
+        """The tools whose calls are told from the text."""
+        return None if self.tool_choice == "none" else self.tools
+
+    @property
+    def rule(self) -> Guide | None:
+        """What the whole answer obeys: `guide`, or that it is a call where one must be made."""
+        if self.tools is None or not self.must_call:
+            return self.guide
+        choice = self.tool_choice
+        return forced_call([t for t in self.tools.tools if choice in ("required", t.name)])
 
 
 @dataclass(frozen=True)
@@ -275,7 +317,9 @@ class Delta:
     Every drawn token is in exactly one delta, a stop id that ended the output included, so
     `len(token_ids)` adds up to `Usage.output_tokens`; such a stop id adds no text. Concatenated
     over an output, `text` is exactly the final text; it may lag behind the tokens while bytes of a
-    character or a possible stop string are held back. `logprobs` is empty or one per token.
+    character or a possible stop string or call are held back. `logprobs` is empty or one per token.
+    `tool_calls` are complete ones, the output's calls from `tool_call_offset` on; they are no part
+    of `text`.
     """
 
     token_offset: int
@@ -283,6 +327,8 @@ class Delta:
     text: str
     logprobs: tuple[TokenLogprobs, ...] = ()
     index: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from edgellama.runtime.chat import ChatMessage, ChatTemplate
+from edgellama.runtime.conversation import CHAT_OPTIONS, Conversation
 from edgellama.runtime.detokenize import StreamDecoder
 from edgellama.runtime.guard import Guard
 from edgellama.runtime.guide import Guide
@@ -21,6 +22,7 @@ from edgellama.runtime.guide_matcher import GuideCompiler, GuideMatcher
 from edgellama.runtime.manifest import EngineError
 from edgellama.runtime.request import InvalidRequestError, Sampling, Stop
 from edgellama.runtime.token_bytes import TokenBytes
+from edgellama.runtime.tools import Toolset
 
 TOKENIZER_NAME = "tokenizer.json"
 GENERATION_NAME = "generation.json"
@@ -145,6 +147,12 @@ class TextCodec:
         """Whether `encode_chat` can work."""
         return self._template is not None
 
+    @property
+    def chat_options(self) -> tuple[str, ...]:
+        """Those of CHAT_OPTIONS that the chat template asks for."""
+        known = self._template.variables if self._template is not None else ()
+        return tuple(name for name in CHAT_OPTIONS if name in known)
+
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a raw prompt, in which special tokens may be written out.
 
@@ -154,26 +162,41 @@ class TextCodec:
         return self._encode(text, "prompt", add_special_tokens=add_special_tokens)
 
     def encode_chat(
-        self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = True
+        self,
+        messages: Sequence[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Toolset | None = None,
+        date_string: str | None = None,
     ) -> list[int]:
         """Return the ids of a rendered conversation; special tokens come from the template only.
 
-        Contents without special tokens, that is nearly all, are encoded as the whole rendered text,
-        exactly as transformers does. Otherwise the text is cut at the template's special tokens,
-        where a tokenizer cuts it too, and each run is encoded with special tokens read as text.
-        Raises InvalidRequestError with field `chat`.
+        `date_string` None leaves the date to the template. Texts without special tokens, that is
+        nearly all, are encoded as the whole rendered text, exactly as transformers does. Otherwise
+        the text is cut at the template's special tokens, where a tokenizer cuts it too, and each
+        run is encoded with special tokens read as text.
+        Raises InvalidRequestError with field `chat` or one of its own.
         """
         if self._template is None:
             raise InvalidRequestError(
                 "chat", "this model has no chat template; send the prompt as text instead"
             )
-        contents = [message.content for message in messages]
-        marked, mark = self._guard.mark(contents, self._template.source)
-        guarded = [ChatMessage(m.role, text) for m, text in zip(messages, marked, strict=True)]
-        rendered = self._template.render(guarded, add_generation_prompt)
+        conversation = Conversation(messages, tools, date_string)
+        texts: list[str] = []
+
+        def collect(_: str, text: str) -> str:
+            texts.append(text)
+            return text
+
+        conversation.variables(collect)
+        marked, mark = self._guard.mark(texts, self._template.source)
+        changed = dict(zip(texts, marked, strict=True))
+        variables = conversation.variables(lambda _, text: changed[text])
+        rendered = self._template.fill(variables, add_generation_prompt)
+        conversation.require_shown(self._template, mark, add_generation_prompt)
         parts = self._guard.split(rendered, mark)
         ids: list[int]
-        if marked == contents:
+        if marked == texts:
             ids = self._encode(rendered, "chat", add_special_tokens=False)
             special = [i for i in ids if i in self._pieces.special_ids]
             # They differ where the tokenizer's normalizer makes a special token of a lookalike.
@@ -186,6 +209,11 @@ class TextCodec:
             else:
                 ids += self._encode(part, "chat", add_special_tokens=False, literal=True)
         return ids
+
+    def special_id(self, text: str) -> int | None:
+        """Return the id of a special token, None where the tokenizer has none of this text."""
+        found: int | None = self._tokenizer.token_to_id(text)
+        return found if found in self._pieces.special_ids else None
 
     def guide(self, guide: Guide) -> GuideMatcher:
         """Return what a guide allows, from its beginning; raises InvalidRequestError.

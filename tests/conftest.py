@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,74 @@ import pytest
 # does so in processes of its own.
 os.environ["TRITON_INTERPRET"] = "1"
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))  # reciting_model is for the tests of several folders
 # A byte a token, and two special tokens behind them.
 BOS, EOS, VOCAB = 256, 257, 258
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
+
+# How Llama 3.1 is told of tools, by Meta's description of its prompts; one call a turn, as there.
+TOOL_TEMPLATE = """\
+{%- if not tools_in_user_message is defined %}{% set tools_in_user_message = true %}{% endif %}
+{%- if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}
+{%- macro turn(role, text, end='<|eot_id|>') %}
+{{- '<|start_header_id|>' + role + '<|end_header_id|>\n\n' + text + end }}
+{%- endmacro %}
+{%- macro offer() %}
+{{- 'Answer with a call as JSON, {"name": …, "parameters": …}.\n\n' }}
+{%- for tool in tools %}{{ tool | tojson(indent=4) + '\n\n' }}{% endfor %}
+{%- endmacro %}
+{{- bos_token }}
+{%- set head = namespace(text='') %}
+{%- if builtin_tools is defined or tools is not none %}
+{%- set head.text = 'Environment: ipython\n' %}
+{%- endif %}
+{%- if builtin_tools is defined %}
+{%- set head.text = head.text + 'Tools: ' + builtin_tools | join(', ') + '\n\n' %}
+{%- endif %}
+{%- set head.text = head.text + 'Today Date: ' + date_string + '\n\n' %}
+{%- if tools is not none and not tools_in_user_message %}
+{%- set head.text = head.text + offer() %}
+{%- endif %}
+{%- if messages[0].role == 'system' %}
+{%- set head.text = head.text + messages[0].content | trim %}
+{%- set messages = messages[1:] %}
+{%- endif %}
+{{- turn('system', head.text) }}
+{%- for message in messages %}
+{%- if loop.first and tools is not none and tools_in_user_message %}
+{{- turn('user', offer() + message.content | trim) }}
+{%- elif 'tool_calls' in message %}
+{%- if message.tool_calls | length != 1 %}{{ raise_exception('one call at once') }}{% endif %}
+{%- set call = message.tool_calls[0].function %}
+{%- if builtin_tools is defined and call.name in builtin_tools %}
+{%- set body = namespace(text='') %}
+{%- for name, value in call.arguments | items %}
+{%- set body.text = body.text + (', ' if body.text else '') + name + '="' + value + '"' %}
+{%- endfor %}
+{{- turn('assistant', '<|python_tag|>' + call.name + '.call(' + body.text + ')', '<|eom_id|>') }}
+{%- else %}
+{%- set text = '{"name": "' + call.name + '", "parameters": ' + call.arguments | tojson + '}' %}
+{{- turn('assistant', text) }}
+{%- endif %}
+{%- elif message.role == 'tool' %}
+{{- turn('ipython', message.content | tojson) }}
+{%- else %}
+{{- turn(message.role, message.content | trim) }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}
+{%- endif %}
+"""
+
+
+@pytest.fixture(scope="session")
+def tool_template() -> str:
+    """A chat template that knows tools."""
+    return TOOL_TEMPLATE
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

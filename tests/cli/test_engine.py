@@ -144,6 +144,15 @@ def test_what_cannot_be_served_is_one_line(engine: str) -> None:
     assert unknown.stdout == ""
 
 
+def test_tools_that_the_template_would_not_show_are_refused(engine: str, tmp_path: Path) -> None:
+    tools = tmp_path / "tools.json"
+    tools.write_text('[{"name": "f", "parameters": {"type": "object", "properties": {}}}]')
+    for verb in (("generate", engine, "--chat", "a"), ("chat", engine)):
+        done = run(*verb, "--tools", str(tools), text="a\n")
+        assert done.exit_code == 1 and done.stdout == ""
+        assert done.stderr.startswith("error: chat.tools: is not known to the chat template")
+
+
 def test_chat_remembers(engine: str) -> None:
     """The second turn's prompt holds the first turn and its answer."""
     options = ("--max-new-tokens", "5", "--temperature", "0")

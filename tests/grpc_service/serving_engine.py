@@ -28,6 +28,7 @@ from edgellama.runtime.request import (
     Usage,
 )
 from edgellama.runtime.step_record import StepRecord
+from edgellama.runtime.tools import Toolset
 
 
 async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
@@ -55,6 +56,7 @@ class ByteCodec:
     generation = Defaults()
     vocab_size = VOCAB
     has_chat_template = True
+    chat_options = ()
 
     def guide(self, guide: Guide) -> None:
         """Take any: an echo obeys none."""
@@ -68,8 +70,15 @@ class ByteCodec:
         return [BOS] * add_special_tokens + list(text.encode())
 
     def encode_chat(
-        self, messages: list[ChatMessage], *, add_generation_prompt: bool = True
+        self,
+        messages: list[ChatMessage],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Toolset | None = None,
+        date_string: str | None = None,
     ) -> list[int]:
+        if tools is not None or date_string is not None:
+            raise InvalidRequestError("chat.tools", "an echo calls none")
         text = "".join(f"<{m.role}>{m.content}" for m in messages)
         return self.encode(text + "<assistant>" * add_generation_prompt)
 

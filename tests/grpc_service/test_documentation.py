@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import json_format
+from reciting_model import END
 
 from edgellama.grpc_service import generation_pb2 as pb
 
@@ -19,11 +20,13 @@ BODIES = re.findall(r"-d '(.*?)'", TEXT)
 
 
 @pytest.mark.parametrize("code", PYTHON)
-async def test_python_example(server, code):
+async def test_python_example(server, tool_server, reciting, code):
+    reciting.learn('{"name": "get_weather", "parameters": {"city": "Rome"}}', END)
+    target = tool_server if "tools=" in code else server  # an echo has no tools
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
-        code.replace("127.0.0.1:50051", server.address),
+        code.replace("127.0.0.1:50051", target.address),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -38,4 +41,4 @@ def test_grpcurl_body_is_a_message(body):
 
 
 def test_the_examples_were_found():
-    assert (len(PYTHON), len(BODIES)) == (2, 2)
+    assert (len(PYTHON), len(BODIES)) == (3, 2)

@@ -20,6 +20,7 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.tools import ToolCall
 
 ADMISSION = Admission("r", 1, 0, 9, 0.0)
 END = End(FinishReason.EOS, Usage(1, 2), Timing(0.0, 0.0, 0.0))
@@ -28,6 +29,13 @@ END = End(FinishReason.EOS, Usage(1, 2), Timing(0.0, 0.0, 0.0))
 def delta(offset: int, *ids: int) -> Delta:
     text = "".join(chr(97 + i % 26) for i in ids)
     return Delta(offset, ids, text, tuple(TokenLogprobs(-float(i)) for i in ids))
+
+
+def test_merging_keeps_calls_and_where_they_begin():
+    calls = tuple(ToolCall("f", "{}", str(number)) for number in range(3))
+    run = [Delta(4, (1,), "", (), 1, (), 2), Delta(5, (2,), "", (), 1, calls[:2], 2)]
+    run.append(Delta(6, (3,), "", (), 1, calls[2:], 4))
+    assert merge_deltas(run) == [Delta(4, (1, 2, 3), "", (), 1, calls, 2)]
 
 
 class CountingLoop:
@@ -67,9 +75,11 @@ def test_outputs_are_merged_each_for_itself():
         return replace(event, index=index)
 
     ended = replace(END, index=1, outputs_left=1)
-    events = [of(1, delta(0, 1)), of(0, delta(0, 2)), of(1, delta(1, 3)), ended, of(0, delta(1, 4))]
+    call = ToolCall("f", "{}", "1")
+    calling = replace(of(1, delta(1, 3)), tool_calls=(call,))
+    events = [of(1, delta(0, 1)), of(0, delta(0, 2)), calling, ended, of(0, delta(1, 4))]
     assert merge_deltas(events) == [
-        of(1, delta(0, 1, 3)),
+        replace(of(1, delta(0, 1, 3)), tool_calls=(call,)),
         of(0, delta(0, 2)),
         ended,
         of(0, delta(1, 4)),

@@ -12,12 +12,19 @@ from hypothesis import strategies as st
 
 from edgellama.grpc_service import events
 from edgellama.grpc_service import generation_pb2 as pb
-from edgellama.grpc_service.call import _FIELDS, GenerateOptions, generation_spec
+from edgellama.grpc_service.call import _FIELDS, GenerateOptions, chat_to_wire, generation_spec
+from edgellama.grpc_service.client_errors import InvalidRequest
 from edgellama.grpc_service.errors import FAILURES, status_of
 from edgellama.grpc_service.retry_delay import RetryDelay
-from edgellama.grpc_service.spec import ROLE_NAMES, sampling_from_wire, sampling_to_wire
+from edgellama.grpc_service.spec import (
+    ROLE_NAMES,
+    chat_from_wire,
+    sampling_from_wire,
+    sampling_to_wire,
+)
 from edgellama.grpc_service.text_pool import TextPool
-from edgellama.runtime.chat import ROLES
+from edgellama.grpc_service.tool_wire import toolset_from_wire
+from edgellama.runtime.chat import ROLES, ChatMessage
 from edgellama.runtime.request import (
     Admission,
     Delta,
@@ -29,6 +36,7 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.tools import Tool, ToolCall, Toolset
 
 u32 = st.integers(0, 2**32 - 1)
 seconds = st.integers(0, 10**15).map(lambda nanos: nanos * 1e-9)
@@ -190,3 +198,41 @@ async def test_text_pool_is_bounded_and_recovers():
     release.set()
     assert [await running[0], await running[2]] == ["done", "done"]
     pool.close()
+
+
+calls = st.lists(st.builds(ToolCall, st.text(max_size=5), st.text(max_size=5), st.text(max_size=5)))
+
+
+@given(u32, u32, calls)
+def test_calls_survive_the_wire(offset, index, made):
+    delta = Delta(0, (), "", (), index, tuple(made), offset)
+    assert events.delta_from_wire(events.delta_to_wire(delta, pb.Want())) == delta
+    turn = ChatMessage("assistant", "", tuple(made))
+    sent = chat_to_wire([turn, ChatMessage("tool", "x", tool_call_id="i")])
+    assert chat_from_wire(sent) == (turn, ChatMessage("tool", "x", tool_call_id="i"))
+
+
+@given(
+    st.lists(
+        st.builds(
+            Tool,
+            st.from_regex(r"[a-z]{1,9}", fullmatch=True),
+            st.text(max_size=5),
+            st.just('{"type": "object"}'),
+        ),
+        min_size=1,
+        unique_by=lambda t: t.name,
+    ),
+    st.sampled_from([(), ("brave_search",)]),
+    st.none() | st.booleans(),
+)
+def test_tools_survive_the_wire(tools, builtin, in_user_message):
+    options = {"tools": tools, "builtin_tools": builtin, "tools_in_user_message": in_user_message}
+    chat = generation_spec([ChatMessage("user", "a")], options).chat
+    assert toolset_from_wire(chat) == Toolset(tuple(tools), builtin, in_user_message)
+
+
+def test_options_of_a_chat_need_one():
+    for option, value in (("tools", []), ("date_string", "x"), ("builtin_tools", ["brave_search"])):
+        with pytest.raises(InvalidRequest, match=f"chat.{option}: is set, but the prompt is not a"):
+            generation_spec("text", {option: value})
