@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 import onnxruntime as ort
 
+from edgellama.runtime.byte_sums import sums_saturate
 from edgellama.runtime.contract import check_graph
 from edgellama.runtime.heap import return_freed
 from edgellama.runtime.manifest import EngineError, Manifest, TensorInfo
@@ -36,7 +37,7 @@ _SESSION_KEYS = {
     "session.force_spinning_stop": "1",
 }
 # Without VNNI, products of unsigned and signed codes saturate at 16 bits; with this onnxruntime
-# takes kernels that do not. Elsewhere it changes nothing.
+# takes kernels for unsigned ones that do not. With AMX it would take them too, and they are slow.
 _INTEGER_KEY = "session.x64quantprecision"
 INTEGER_WEIGHTS = ("int8_sq", "int8_rows")
 _LOG_ERRORS = 3
@@ -73,7 +74,7 @@ def session_options(directory: Path, manifest: Manifest, threads: int | None) ->
     for key, value in _SESSION_KEYS.items():
         options.add_session_config_entry(key, value)
     precision = manifest.profile.precision
-    if {precision.weights, precision.batch_weights} & {*INTEGER_WEIGHTS}:
+    if {precision.weights, precision.batch_weights} & {*INTEGER_WEIGHTS} and sums_saturate():
         options.add_session_config_entry(_INTEGER_KEY, "1")
     return options
 
