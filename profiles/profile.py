@@ -135,6 +135,16 @@ class Precision:
         return {self.weights, self.embedding, self.kv, self.compute} == {"fp32"}
 
     @property
+    def is_mixed(self) -> bool:
+        """Whether a step of target ort computes running rows and a chunk of a prompt together.
+
+        Integer products of whole rows do: many tokens cost little more than few. Blocks of 4 bits
+        do not: a chunk takes its time by the token, and a step of rows alone would pay for the
+        second attention (docs/measurements/weight-forms.md).
+        """
+        return self.weights in BATCH_PRECISIONS
+
+    @property
     def of_batches(self) -> Precision:
         """The precision of steps of many tokens; needs `batch_weights`."""
         assert self.batch_weights is not None, "the profile has one form of weights"

@@ -17,22 +17,29 @@ _TENSORRT = (
     TensorInfo("write_indices", "int64", ("batch",)),
     _ROWS,
 )
+# Of a graph of target ort that takes rows and a chunk in one step.
+_MIXED = (
+    # The new tokens of the rows, one each, and of one chunk, behind one another.
+    TensorInfo("input_ids", "int64", (1, "tokens")),
+    # Which of the tokens each row of the batch, and each position of the chunk, is.
+    TensorInfo("decode_rows", "int64", ("batch", 1)),
+    TensorInfo("chunk_rows", "int64", (1, "chunk")),
+    # Where each token stands in the batch and the chunk behind it.
+    TensorInfo("token_order", "int64", (1, "tokens")),
+    TensorInfo("seqlens_k", "int32", ("batch",)),
+    TensorInfo("total_sequence_length", "int32", ()),
+    # The same of the chunk.
+    TensorInfo("chunk_seqlens_k", "int32", (1,)),
+    TensorInfo("chunk_total_sequence_length", "int32", ()),
+    _ROWS,
+)
 # Target -> its inputs before the caches.
 _FIRST: Mapping[str, tuple[TensorInfo, ...]] = {
     "ort": (
-        # The new tokens of the rows, one each, and of one chunk, behind one another.
-        TensorInfo("input_ids", "int64", (1, "tokens")),
-        # Which of the tokens each row of the batch, and each position of the chunk, is.
-        TensorInfo("decode_rows", "int64", ("batch", 1)),
-        TensorInfo("chunk_rows", "int64", (1, "chunk")),
-        # Where each token stands in the batch and the chunk behind it.
-        TensorInfo("token_order", "int64", (1, "tokens")),
-        # Total length - 1 of each row, cache and new token together; and the largest total.
+        _IDS,
+        # Total length - 1 of each row, cache and new tokens together; and the largest total.
         TensorInfo("seqlens_k", "int32", ("batch",)),
         TensorInfo("total_sequence_length", "int32", ()),
-        # The same of the chunk.
-        TensorInfo("chunk_seqlens_k", "int32", (1,)),
-        TensorInfo("chunk_total_sequence_length", "int32", ()),
         _ROWS,
     ),
     "trt-native": _TENSORRT,
@@ -41,25 +48,27 @@ _FIRST: Mapping[str, tuple[TensorInfo, ...]] = {
 }
 
 
-def graph_inputs(target: str, kv: KvLayout) -> tuple[TensorInfo, ...]:
-    """Return a target's inputs.
+def graph_inputs(target: str, kv: KvLayout, *, is_mixed: bool = False) -> tuple[TensorInfo, ...]:
+    """Return a target's inputs: one graph serves a chunk `[1, n]` and a ragged decode `[n, 1]`.
 
-    A graph of TensorRT's targets takes a chunk `[1, n]` or a ragged decode `[n, 1]`. One of `ort`
-    takes both in one step, each with a cache of its own.
+    One that `is_mixed` takes both in one step, each with a cache of its own.
     """
-    return (*_FIRST[target], *_caches(target, "past_key_values", kv))
+    first = _MIXED if is_mixed else _FIRST[target]
+    return (*first, *_caches("past_key_values", kv, is_mixed))
 
 
-def graph_outputs(target: str, kv: KvLayout, vocab_size: int) -> tuple[TensorInfo, ...]:
+def graph_outputs(
+    kv: KvLayout, vocab_size: int, *, is_mixed: bool = False
+) -> tuple[TensorInfo, ...]:
     """Return the outputs; each `present` is bound to the memory of its `past_key_values`."""
     return (
         TensorInfo("logits", "float32", ("rows", vocab_size)),
-        *_caches(target, "present", kv),
+        *_caches("present", kv, is_mixed),
     )
 
 
-def _caches(target: str, prefix: str, kv: KvLayout) -> list[TensorInfo]:
-    if target != "ort":
+def _caches(prefix: str, kv: KvLayout, is_mixed: bool) -> list[TensorInfo]:
+    if not is_mixed:
         return _layers(prefix, kv, ("batch", kv.kv_heads, kv.capacity, kv.head_dim))
     # Rows or a chunk that a step lacks have a cache of one position.
     rows = ("batch", kv.kv_heads, "capacity", kv.head_dim)
@@ -76,22 +85,29 @@ def _layers(prefix: str, kv: KvLayout, shape: tuple[int | str, ...]) -> list[Ten
 
 
 def check_graph(
-    graph: Path, manifest: Manifest, inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo]
+    graph: Path,
+    manifest: Manifest,
+    inputs: Sequence[TensorInfo],
+    outputs: Sequence[TensorInfo],
+    *,
+    is_mixed: bool = False,
 ) -> None:
     """Compare the tensors a runtime found in `graph` with `engine.json` and with the contract.
 
+    `engine.json` tells of the first graph; a second one has no more than the contract.
     Raises EngineError that names the first difference. A size that the contract fixes may be
     dynamic in the graph, but not the other way round; `engine.json` must agree exactly.
     """
     target = manifest.profile.build.target
-    wanted_inputs = graph_inputs(target, manifest.kv)
-    wanted_outputs = graph_outputs(target, manifest.kv, manifest.model.vocab_size)
+    wanted_inputs = graph_inputs(target, manifest.kv, is_mixed=is_mixed)
+    wanted_outputs = graph_outputs(manifest.kv, manifest.model.vocab_size, is_mixed=is_mixed)
     for kind, found, recorded, wanted in (
         ("input", inputs, manifest.inputs, wanted_inputs),
         ("output", outputs, manifest.outputs, wanted_outputs),
     ):
         have = _by_name(found)
-        _compare(f"{graph}: {kind}", have, "engine.json says", _by_name(recorded), exact=True)
+        if graph.name == manifest.graph:
+            _compare(f"{graph}: {kind}", have, "engine.json says", _by_name(recorded), exact=True)
         _compare(f"{graph}: {kind}", have, "the runtime needs", _by_name(wanted), exact=False)
 
 

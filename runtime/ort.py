@@ -1,38 +1,49 @@
-"""The ONNX Runtime backend: running rows and a chunk in one step of one graph, KV in numpy."""
+"""The ONNX Runtime backend: one or two forms of the weights over a cache in numpy."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.backend import Logits
 from edgellama.runtime.manifest import EngineError, KvLayout, Manifest
+from edgellama.runtime.ort_apart import ApartForm
 from edgellama.runtime.ort_cache import CachePool
-from edgellama.runtime.ort_feeds import StepFeeds, StepShape
-from edgellama.runtime.ort_form import Form
-from edgellama.runtime.ort_session import Session, Value, open_session, session_options, value_of
-from edgellama.runtime.step import PrefillChunk, Step
+from edgellama.runtime.ort_mixed import MixedForm
+from edgellama.runtime.ort_session import Session, open_session, session_options
+from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 
 NEVER = sys.maxsize  # tokens of a step that there are never
 # Tokens of a step with which the two forms are compared at the load, and how often each.
 _TRIED, _TRIES = (2, 4, 8, 16, 32, 64), 3
 
 
-class OrtBackend:
-    """Owns a session and the pool: a `[slots, kv_heads, capacity, head_dim]` array per key, value.
+class _Form(Protocol):
+    """A form of the weights: it writes the logits of a step to the array of the backend."""
 
-    Past and present of a run are bound to the same memory, so GroupQueryAttention appends in place
-    and nothing is copied: of the rows to a view of the pool over a range of slots `[low, high)`, of
-    the chunk to a view of its slot. A step takes the smallest range that holds its rows; an idle
-    slot inside writes at `lengths[slot]`, which its next chunk overwrites before anything reads it.
-    If the chunk's own slot lies inside, its row repeats the chunk's first token: both write the
-    same. Rows or a chunk that a step lacks have a spare cache of one position, which nobody reads.
+    def run(
+        self, decode: Sequence[DecodeRow], chunk: PrefillChunk | None, lengths: Sequence[int]
+    ) -> float:
+        """Run rows and a chunk; returns the seconds in the session."""
+
+    def run_every(self, chunk: PrefillChunk, logits: Logits) -> float:
+        """Run a chunk; `logits` takes those of all its tokens. Returns the seconds."""
+
+    def close(self) -> None:
+        """Free the weights."""
+
+
+class OrtBackend:
+    """Owns the pool, a `[slots, kv_heads, capacity, head_dim]` array per key and value, and one or
+    two forms of the weights, a session each.
+
+    Past and present of a run are bound to the same memory, views of the pool, so
+    GroupQueryAttention appends in place and nothing is copied.
     """
 
     def __init__(
@@ -40,16 +51,19 @@ class OrtBackend:
         session: Session,
         kv: KvLayout,
         vocab_size: int,
+        *,
+        is_mixed: bool,
         batch_session: Session | None = None,
     ) -> None:
         self._kv = kv
         self._vocab_size = vocab_size
         self._pool = CachePool(kv)
-        self._feeds = StepFeeds(kv.slots, kv.capacity)
         self._logits = np.empty((kv.slots + 1, vocab_size), np.float32)
-        self._logits_values: dict[int, Value] = {}
-        self._form = Form(session, self._pool)
-        self._batch_form = None if batch_session is None else Form(batch_session, self._pool)
+        make = MixedForm if is_mixed else ApartForm
+        self._form: _Form = make(session, self._pool, self._logits)
+        self._batch_form: _Form | None = None
+        if batch_session is not None:
+            self._batch_form = MixedForm(batch_session, self._pool, self._logits)
         self._batch_from = NEVER
         self._run_seconds = 0.0
 
@@ -69,11 +83,20 @@ class OrtBackend:
         Raises EngineError when a graph is unreadable or is not what the manifest says.
         """
         options = session_options(directory, manifest, threads)
-        session = open_session(directory, manifest.graph, manifest, options)
+        is_mixed = manifest.profile.precision.is_mixed
         second = None
+        session = open_session(directory / manifest.graph, manifest, options, is_mixed=is_mixed)
         if manifest.batch_graph is not None:
-            second = open_session(directory, manifest.batch_graph, manifest, options)
-        backend = cls(session, manifest.kv, manifest.model.vocab_size, second)
+            second = open_session(
+                directory / manifest.batch_graph, manifest, options, is_mixed=True
+            )
+        backend = cls(
+            session,
+            manifest.kv,
+            manifest.model.vocab_size,
+            is_mixed=is_mixed,
+            batch_session=second,
+        )
         if second is not None:
             backend._batch_from = backend._crossover() if batch_from is None else batch_from
         elif batch_from is not None:
@@ -104,24 +127,13 @@ class OrtBackend:
         return self._run_seconds
 
     def run(self, step: Step) -> Logits:
-        """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next.
-
-        Of a step without running rows whose chunk is not the last, the logits of the chunk's last
-        token are computed and dropped: reductions over an empty batch (dynamic quantisation in
-        front of the head) do not work.
-        """
+        """Run one step; returns float32 `[step.num_logits, vocab_size]`, valid until the next."""
         for copy in step.copies:
             self._pool.copy(copy)
         decode, chunk = step.decode, step.prefill
         if decode or chunk is not None:
-            wanted = step.num_logits or 1
-            value = self._logits_values.get(wanted)
-            if value is None:
-                value = value_of(self._logits[:wanted])
-                self._logits_values[wanted] = value
-            shape = self._feeds.fill(decode, chunk, step.lengths)
-            self._feeds.want_last(len(decode), wanted, shape.tokens)
-            self._execute(shape, chunk, wanted, value)
+            tokens = len(decode) + (0 if chunk is None else len(chunk.tokens))
+            self._run_seconds += self._form_of(tokens).run(decode, chunk, step.lengths)
         return self._logits[: step.num_logits]
 
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
@@ -130,12 +142,9 @@ class OrtBackend:
         The caller owns the slot: its positions `[0, start)` must be valid, and those of
         `[start, start + len(tokens))` are valid afterwards.
         """
-        count = len(tokens)
         chunk = PrefillChunk(slot, tuple(tokens), start, is_last=True)
-        shape = self._feeds.fill((), chunk, ())
-        self._feeds.want_all(count)
-        logits = np.empty((count, self._vocab_size), np.float32)
-        self._execute(shape, chunk, count, value_of(logits))
+        logits = np.empty((len(tokens), self._vocab_size), np.float32)
+        self._run_seconds += self._form_of(len(tokens)).run_every(chunk, logits)
         return logits
 
     def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
@@ -158,20 +167,13 @@ class OrtBackend:
         self._form.close()
         if self._batch_form is not None:
             self._batch_form.close()
-        self._logits_values.clear()
         self._pool.clear()
 
-    def _execute(
-        self, shape: StepShape, chunk: PrefillChunk | None, wanted: int, logits: Value
-    ) -> None:
-        form = self._form
-        if shape.tokens >= self._batch_from:
-            assert self._batch_form is not None, "only an engine with both has a limit"
-            form = self._batch_form
-        binding = form.bind(self._feeds, shape, chunk, wanted, logits)
-        began = time.perf_counter()
-        form.run(binding)
-        self._run_seconds += time.perf_counter() - began
+    def _form_of(self, tokens: int) -> _Form:
+        if tokens < self._batch_from:
+            return self._form
+        assert self._batch_form is not None, "only an engine with both has a limit"
+        return self._batch_form
 
     def _crossover(self) -> int:
         """Return the least of _TRIED tokens that the second form computes faster, or NEVER.

@@ -29,6 +29,16 @@ class CachePool:
         one = np.zeros((1, kv.kv_heads, 1, kv.head_dim), np.dtype(kv.dtype))
         self._spare = dict.fromkeys(self._arrays, value_of(one))
 
+    @property
+    def slots_in_all(self) -> int:
+        """Sequences that fit at once."""
+        return self._kv.slots
+
+    @property
+    def capacity(self) -> int:
+        """Tokens a slot holds."""
+        return self._kv.capacity
+
     def copy(self, copy: SlotCopy) -> None:
         """Copy the beginning of one slot to another."""
         for array in self._arrays.values():

@@ -80,10 +80,12 @@ def session_options(directory: Path, manifest: Manifest, threads: int | None) ->
 
 
 def open_session(
-    directory: Path, name: str, manifest: Manifest, options: ort.SessionOptions
-) -> ort.InferenceSession:
-    """Open one graph and hold it to the contract; raises EngineError."""
-    graph = directory / name
+    graph: Path, manifest: Manifest, options: ort.SessionOptions, *, is_mixed: bool
+) -> Session:
+    """Open one graph and hold it to the contract; raises EngineError.
+
+    `is_mixed` says whether it takes rows and a chunk in one step.
+    """
     provider = PROVIDERS[manifest.profile.device.kind]
     try:
         session = ort.InferenceSession(str(graph), options, providers=[provider])
@@ -92,7 +94,8 @@ def open_session(
             f"{graph}: onnxruntime {ort.__version__} cannot load it: {error}"
         ) from error
     return_freed()
-    check_graph(graph, manifest, _tensors(session.get_inputs()), _tensors(session.get_outputs()))
+    inputs, outputs = _tensors(session.get_inputs()), _tensors(session.get_outputs())
+    check_graph(graph, manifest, inputs, outputs, is_mixed=is_mixed)
     return session
 
 

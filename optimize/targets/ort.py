@@ -64,7 +64,7 @@ def ort_steps(model: ModelConfig, precision: Precision, capacity: int) -> tuple[
         PassStep("pack_qkv", partial(pack_linears, group=QKV), layers),
         PassStep("gqa", fuse_gqa, layers),
         PassStep("pad_heads", pad_heads, layers if model.head_dim % MULTIPLE else 0),
-        PassStep("mixed_attention", mixed_attention, layers),
+        *([PassStep("mixed_attention", mixed_attention, layers)] if precision.is_mixed else []),
         PassStep("skip_rms_norm", fuse_skip_rms_norm, 2 * layers),
         PassStep("select_logits", select_logits, 1),
         *_weight_steps(model, precision),

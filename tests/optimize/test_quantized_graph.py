@@ -132,20 +132,25 @@ def engine_logits(model: ir.Model, config: ModelConfig, folder: Path) -> np.ndar
         for value in session.get_inputs()
         if "past_key_values." in value.name
     }
+    is_mixed = any(value.name == "chunk_rows" for value in session.get_inputs())
+    prefix = "chunk_" if is_mixed else ""
     rows, start = [], 0
     for count in CHUNKS:
         binding = session.io_binding()
         feed = {
             "input_ids": np.array([IDS[start : start + count]], np.int64),
             "logits_indices": np.arange(count, dtype=np.int64),
-            "decode_rows": np.array([[0]], np.int64),  # nobody reads it: it has a spare cache
-            "chunk_rows": np.arange(count)[None],
-            "token_order": np.arange(1, count + 1)[None],
-            "seqlens_k": np.zeros(1, np.int32),
-            "total_sequence_length": np.array(1, np.int32),
-            "chunk_seqlens_k": np.array([start + count - 1], np.int32),
-            "chunk_total_sequence_length": np.array(start + count, np.int32),
+            f"{prefix}seqlens_k": np.array([start + count - 1], np.int32),
+            f"{prefix}total_sequence_length": np.array(start + count, np.int32),
         }
+        if prefix:
+            feed |= {
+                "decode_rows": np.array([[0]], np.int64),  # nobody reads it: a spare cache
+                "chunk_rows": np.arange(count)[None],
+                "token_order": np.arange(1, count + 1)[None],
+                "seqlens_k": np.zeros(1, np.int32),
+                "total_sequence_length": np.array(1, np.int32),
+            }
         for name, array in feed.items():
             binding.bind_cpu_input(name, array)
         for name, cache in caches.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,15 +43,14 @@ def quantised_head() -> tuple[Array, dict[str, npt.NDArray[np.generic]]]:
     }
 
 
-def attention_nodes(layer: int, rows: str, prefix: str) -> list[onnx.NodeProto]:
-    """Return the nodes that attend from some of the tokens, over a cache of their own."""
-    node, past = helper.make_node, f"{prefix}past_key_values.{layer}"
+def attention_nodes(layer: int, packed: str, prefix: str = "") -> list[onnx.NodeProto]:
+    """Return the node that attends over the cache of a prefix, and one that flattens it."""
+    past = f"{prefix}past_key_values.{layer}"
     return [
-        node("Gather", [f"tokens.{layer}", rows], [f"{prefix}picked.{layer}"]),
-        node(
+        helper.make_node(
             "GroupQueryAttention",
             [
-                f"{prefix}picked.{layer}",
+                packed,
                 "",
                 "",
                 f"{past}.key",
@@ -70,11 +70,27 @@ def attention_nodes(layer: int, rows: str, prefix: str) -> list[onnx.NodeProto]:
             kv_num_heads=KV_HEADS,
             do_rotary=1,
         ),
-        node("Reshape", [f"{prefix}attended.{layer}", "flat"], [f"{prefix}rows.{layer}"]),
+        helper.make_node(
+            "Reshape", [f"{prefix}attended.{layer}", "flat"], [f"{prefix}rows.{layer}"]
+        ),
     ]
 
 
-def make_graph(path: Path, *, quantised: bool = False) -> None:
+def mixed_nodes(layer: int) -> list[onnx.NodeProto]:
+    """Return the nodes of rows and a chunk apart, joined in the order of the tokens."""
+    node = helper.make_node
+    return [
+        node("Reshape", [f"packed.{layer}", "flat_qkv"], [f"tokens.{layer}"]),
+        node("Gather", [f"tokens.{layer}", "decode_rows"], [f"row_tokens.{layer}"]),
+        node("Gather", [f"tokens.{layer}", "chunk_rows"], [f"chunk_tokens.{layer}"]),
+        *attention_nodes(layer, f"row_tokens.{layer}"),
+        *attention_nodes(layer, f"chunk_tokens.{layer}", "chunk_"),
+        node("Concat", [f"rows.{layer}", f"chunk_rows.{layer}"], [f"joined.{layer}"], axis=0),
+        node("Gather", [f"joined.{layer}", "token_order"], [f"mixed.{layer}"]),
+    ]
+
+
+def make_graph(path: Path, *, quantised: bool = False, mixed: bool = False) -> None:
     """Write embedding, `LAYERS` x (packed qkv, attention of rows and chunk, out), rows, head."""
     node = helper.make_node
     initialisers = {name: w for name, w in WEIGHTS.items() if not (quantised and name == "head")}
@@ -82,11 +98,14 @@ def make_graph(path: Path, *, quantised: bool = False) -> None:
     for layer in range(LAYERS):
         nodes += [
             node("MatMul", [f"hidden.{layer}", f"qkv.{layer}"], [f"packed.{layer}"]),
-            node("Reshape", [f"packed.{layer}", "flat_qkv"], [f"tokens.{layer}"]),
-            *attention_nodes(layer, "decode_rows", ""),
-            *attention_nodes(layer, "chunk_rows", "chunk_"),
-            node("Concat", [f"rows.{layer}", f"chunk_rows.{layer}"], [f"joined.{layer}"], axis=0),
-            node("Gather", [f"joined.{layer}", "token_order"], [f"mixed.{layer}"]),
+            *(
+                mixed_nodes(layer)
+                if mixed
+                else [
+                    *attention_nodes(layer, f"packed.{layer}"),
+                    node("Identity", [f"attended.{layer}"], [f"mixed.{layer}"]),
+                ]
+            ),
             node("MatMul", [f"mixed.{layer}", f"out.{layer}"], [f"added.{layer}"]),
             node("Add", [f"hidden.{layer}", f"added.{layer}"], [f"hidden.{layer + 1}"]),
         ]
@@ -123,8 +142,8 @@ def make_graph(path: Path, *, quantised: bool = False) -> None:
     graph = helper.make_graph(
         nodes,
         "small",
-        declare(graph_inputs("ort", KV)),
-        declare(graph_outputs("ort", KV, VOCAB)),
+        declare(graph_inputs("ort", KV, is_mixed=mixed)),
+        declare(graph_outputs(KV, VOCAB, is_mixed=mixed)),
         [numpy_helper.from_array(w, name) for name, w in {**initialisers, **extra}.items()]
         + [
             numpy_helper.from_array(np.array([-1, HIDDEN]), "flat"),
@@ -156,10 +175,17 @@ MANIFEST = Manifest(
     fingerprint="",
     graph="model.onnx",
     inputs=graph_inputs("ort", KV),
-    outputs=graph_outputs("ort", KV, VOCAB),
+    outputs=graph_outputs(KV, VOCAB),
     kv=KV,
     files={},
     versions={},
     build={},
     verify={},
+)
+# What says that a graph takes rows and a chunk in one step; its weights are floats all the same.
+MIXED_MANIFEST = replace(
+    MANIFEST,
+    profile=replace(PROFILE, precision=Precision("int8_rows", "fp32", "fp32")),
+    inputs=graph_inputs("ort", KV, is_mixed=True),
+    outputs=graph_outputs(KV, VOCAB, is_mixed=True),
 )

@@ -78,7 +78,7 @@ def make_graph(path: Path, kv: KvLayout) -> None:
         nodes,
         "small",
         declare(graph_inputs("trt-native", kv)),
-        declare(graph_outputs("trt-native", kv, VOCAB)),
+        declare(graph_outputs(kv, VOCAB)),
         [numpy_helper.from_array(w, name) for name, w in {**WEIGHTS, **constants}.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])

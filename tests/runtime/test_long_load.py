@@ -25,7 +25,7 @@ from edgellama.runtime.request import FinishReason, QueueFullError, Request, Sam
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from ort_graph import MANIFEST, make_graph
+from ort_graph import MIXED_MANIFEST, make_graph
 
 SECONDS = float(os.environ.get("LOAD_SECONDS", "45"))
 CLIENTS = 6
@@ -51,9 +51,9 @@ def open_files() -> int:
 
 @pytest.fixture
 def engine_folder(tmp_path: Path) -> Path:
-    make_graph(tmp_path / "model.onnx")
+    make_graph(tmp_path / "model.onnx", mixed=True)
     write_letter_files(tmp_path)
-    write_manifest(tmp_path, replace(MANIFEST, files=record_files(tmp_path)))
+    write_manifest(tmp_path, replace(MIXED_MANIFEST, files=record_files(tmp_path)))
     return tmp_path
 
 
@@ -139,7 +139,7 @@ def test_a_long_random_load_is_exact_and_leaves_nothing(engine_folder: Path) -> 
         assert {FinishReason.MAX_TOKENS, FinishReason.CANCELLED} <= ended
         assert grown[-1] - grown[0] < GROWTH_BYTES, grown
         # Every slot is free: a request of each, all at once, and each is right.
-        last = [Collector() for _ in range(MANIFEST.kv.slots)]
+        last = [Collector() for _ in range(MIXED_MANIFEST.kv.slots)]
         for number, collector in enumerate(last):
             stop = Stop(max_new_tokens=2)
             engine.submit(

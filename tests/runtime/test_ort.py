@@ -33,9 +33,11 @@ from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from ort_graph import KV, MANIFEST, PROFILE, make_graph
+from ort_graph import KV, MANIFEST, MIXED_MANIFEST, PROFILE, make_graph
 
 from edgellama.runtime.ort import OrtBackend
+
+Load = Callable[[], OrtBackend]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,24 @@ def engine_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def mixed_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("mixed")
+    make_graph(folder / "model.onnx", mixed=True)
+    return folder
+
+
+@pytest.fixture(params=["apart", "mixed"])
+def load(request: pytest.FixtureRequest, engine_dir: Path, mixed_dir: Path) -> Load:
+    """Load a backend whose rows and chunks are computed apart, or in one step."""
+    is_mixed = request.param == "mixed"
+    folder, manifest = (mixed_dir, MIXED_MANIFEST) if is_mixed else (engine_dir, MANIFEST)
+    return lambda: OrtBackend.load(folder, manifest)
+
+
 @pytest.fixture
-def backend(engine_dir: Path) -> OrtBackend:
-    return OrtBackend.load(engine_dir, MANIFEST)
+def backend(load: Load) -> OrtBackend:
+    return load()
 
 
 def test_describes_itself(backend: OrtBackend) -> None:
@@ -142,9 +159,9 @@ def test_a_slot_fills_to_its_last_position(backend: OrtBackend) -> None:
     driver.check(driver.run({0: 1}), [0])
 
 
-def test_matches_itself_alone(backend: OrtBackend, engine_dir: Path) -> None:
+def test_matches_itself_alone(load: Load) -> None:
     """A batch changes no row beyond rounding."""
-    together, alone = SlotDriver(backend), SlotDriver(OrtBackend.load(engine_dir, MANIFEST))
+    together, alone = SlotDriver(load()), SlotDriver(load())
     for slot in range(SLOTS):
         together.run(chunk=(slot, tokens(3 + slot, slot)))
         alone.run(chunk=(slot, tokens(3 + slot, slot)))
@@ -186,7 +203,7 @@ def test_memory_is_shared_not_copied(backend: OrtBackend) -> None:
     ("change", "message"),
     [
         (lambda m: replace(m, kv=replace(m.kv, layers=3)), "past_key_values.2.key is absent"),
-        (lambda m: replace(m, kv=replace(m.kv, head_dim=32)), r"the runtime needs .* \?, 32\]"),
+        (lambda m: replace(m, kv=replace(m.kv, capacity=32)), r"the runtime needs .* 32, 16\]"),
         (lambda m: replace(m, inputs=m.inputs[1:]), "input_ids is .*; engine.json says absent"),
         (lambda m: replace(m, model=replace(m.model, vocab_size=41)), r"logits is .*\[\?, 41\]"),
         (lambda m: replace(m, kv=replace(m.kv, dtype="float16")), "kv.dtype is 'float16'"),
@@ -198,6 +215,13 @@ def test_another_graph_is_refused(
 ) -> None:
     with pytest.raises(EngineError, match=message):
         OrtBackend.load(engine_dir, change(MANIFEST))
+
+
+def test_a_graph_of_the_other_kind_is_refused(engine_dir: Path, mixed_dir: Path) -> None:
+    with pytest.raises(EngineError, match=r"input_ids is int64 \[\?, \?\]; engine\.json says"):
+        OrtBackend.load(engine_dir, MIXED_MANIFEST)
+    with pytest.raises(EngineError, match=r"input_ids is int64 \[1, \?\]; engine\.json says"):
+        OrtBackend.load(mixed_dir, MANIFEST)
 
 
 def test_zero_threads_are_refused(engine_dir: Path) -> None:

@@ -188,7 +188,7 @@ def test_half_the_bytes_a_cache(tmp_path: Path) -> None:
     manifest = replace(
         manifest,
         inputs=graph_inputs("trt-native", manifest.kv),
-        outputs=graph_outputs("trt-native", manifest.kv, VOCAB),
+        outputs=graph_outputs(manifest.kv, VOCAB),
     )
     make_graph(tmp_path / "model.plan", manifest.kv)
     machine = Machine(tmp_path)

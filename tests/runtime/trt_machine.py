@@ -70,7 +70,7 @@ def make_manifest(
         fingerprint="",
         graph="model.plan",
         inputs=graph_inputs(target, KV),
-        outputs=graph_outputs("trt-native", KV, VOCAB),
+        outputs=graph_outputs(KV, VOCAB),
         kv=KV,
         files={},
         versions={backend: VERSIONS[backend]},
