@@ -66,15 +66,27 @@ def session_options(directory: Path, manifest: Manifest, threads: int | None) ->
         raise EngineError(f"engine {directory}: device.threads is missing; give the threads")
     if not 1 <= count <= MAX_THREADS:
         raise EngineError(f"threads is {count}; it must be in [1, {MAX_THREADS}]")
+    precision = manifest.profile.precision
+    of_bytes = {precision.weights, precision.batch_weights} & {*INTEGER_WEIGHTS}
+    return _options(count, of_bytes=bool(of_bytes))
+
+
+def open_model(model: bytes, threads: int) -> Session:
+    """Open a graph of products of bytes as an engine's is opened: to measure what they can do."""
+    options = _options(threads, of_bytes=True)
+    return ort.InferenceSession(model, options, providers=[PROVIDERS["cpu"]])
+
+
+def _options(threads: int, *, of_bytes: bool) -> ort.SessionOptions:
+    """Return the options; `of_bytes` says that weights are multiplied as bytes."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = count
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = _LOG_ERRORS
     for key, value in _SESSION_KEYS.items():
         options.add_session_config_entry(key, value)
-    precision = manifest.profile.precision
-    if {precision.weights, precision.batch_weights} & {*INTEGER_WEIGHTS} and sums_saturate():
+    if of_bytes and sums_saturate():
         options.add_session_config_entry(_INTEGER_KEY, "1")
     return options
 

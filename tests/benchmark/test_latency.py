@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgellama.benchmark.ceiling_meter import CeilingError, CeilingMeter, Ceilings
+from edgellama.benchmark.integer_products import product_of_bytes
 from edgellama.benchmark.latency import measure_latency
 from edgellama.benchmark.latency_grid import MeasurementError, grid_of
 from edgellama.benchmark.series import ratio, series
@@ -92,10 +93,15 @@ def test_ceilings_are_measured_and_a_dead_process_is_said() -> None:
     with CeilingMeter(1) as meter:
         found = meter.measure(1 << 20)
         assert found.read_gb_s > 0 and found.matrix_gops["fp32"] > 0
-        assert "bf16" in found.matrix_gops, "torch is installed here"
+        assert {"bf16", "int8"} <= set(found.matrix_gops), "torch and onnxruntime are installed"
         meter._process.kill()
         with pytest.raises(CeilingError, match="ended with -9"):
             meter.measure(1 << 20)
+
+
+def test_bytes_are_multiplied_as_an_engine_does() -> None:
+    (product,) = product_of_bytes(64, 1)()  # type: ignore[misc]
+    assert product.dtype == "int32" and (product == 64).all()
 
 
 def test_messages_cost_time() -> None:
