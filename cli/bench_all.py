@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgellama.cli.bench_latency import print_latency
+from edgellama.cli.bench_load import REQUESTS, lengths_to_send
 from edgellama.cli.bench_serve_text import serve_text
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.failure import CliError
@@ -37,13 +38,7 @@ MEASUREMENTS = Path("docs") / "measurements"
     callback=seconds_value,
     help="Of each point of the sweep.",
 )
-@click.option(
-    "--requests",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="A rate lasts longer than --seconds until so many are due.",
-)
+@REQUESTS
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0),
@@ -74,14 +69,13 @@ def bench_all(
     """
     directory = engine_directory(engine)
 
-    from edgellama.benchmark.lengths import CHAT, lengths_by_name
     from edgellama.benchmark.rate_sweep import SweepPlan
     from edgellama.benchmark.report.page import write_report
     from edgellama.benchmark.whole_run import RunPlan, measure_run
     from edgellama.runtime.manifest import read_manifest
 
     profile = read_manifest(directory).profile
-    sent = lengths_by_name(lengths or (profile.slo.lengths if profile.slo else CHAT))
+    sent = lengths_to_send(lengths, profile.slo)
     plan = RunPlan(rounds, minutes, SweepPlan(seconds, requests=requests), sent, counts, ceilings)
     beside = None if peers is None else _peers(peers)
     folder = out or MEASUREMENTS / f"{date.today().isoformat()}-{profile.name}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.bench_load import REQUESTS, lengths_to_send
 from edgellama.cli.bench_serve_text import serve_text
 from edgellama.cli.bench_text import print_environment
 from edgellama.cli.engine import engine_directory
@@ -49,13 +50,7 @@ def _fractions(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     callback=seconds_value,
     help="Of each point.",
 )
-@click.option(
-    "--requests",
-    type=click.IntRange(min=1),
-    default=4,
-    show_default=True,
-    help="A rate lasts longer than --seconds until so many are due.",
-)
+@REQUESTS
 @click.option(
     "--rates",
     "fractions",
@@ -101,11 +96,10 @@ def serve(
     slo = _slo(profile, slo_ttft_ms, slo_itl_ms)
 
     from edgellama.benchmark.grpc_tax import TaxPlan
-    from edgellama.benchmark.lengths import CHAT, lengths_by_name
     from edgellama.benchmark.rate_sweep import SweepPlan
 
     plan = SweepPlan(seconds, fractions, bursty, timeout, seed, requests)
-    chosen = lengths_by_name(lengths or (slo.lengths if slo else CHAT))
+    chosen = lengths_to_send(lengths, slo)
 
     result = _measured(target, directory, chosen, slo, plan, TaxPlan())
     if as_json:
