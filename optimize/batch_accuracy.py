@@ -17,16 +17,19 @@ Logits = npt.NDArray[np.float32]
 
 
 class _BatchForm:
-    """A scorer whose every chunk is computed with the second form."""
+    """A scorer whose every chunk is computed with the second form, and kept until it is taken."""
 
     def __init__(self, backend: OrtBackend) -> None:
         self._backend = backend
+        self.computed: list[Logits] = []
 
     def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
         """Feed `tokens` at `start`; returns float32 `[len(tokens), vocab]`."""
         self._backend.batch_from = 1
         try:
-            return self._backend.run_tokens(slot, tokens, start)
+            logits = self._backend.run_tokens(slot, tokens, start)
+            self.computed.append(logits)
+            return logits
         finally:
             self._backend.batch_from = NEVER
 
@@ -41,13 +44,19 @@ class BatchMeasurement:
         self._apart = Divergence()
 
     def add(self, index: int, reference: Logits) -> None:
-        """Compare sample `index`; `reference` are float32 logits `[len(ids), vocab]`."""
+        """Compare sample `index`; `reference` are float32 logits `[len(ids), vocab]`.
+
+        One form after the other: both write the same slot, and each reads its own cache.
+        """
+        ids, chunk = self._samples[index].ids, self._chunk
+        first = [
+            self._first.run_tokens(0, ids[start : start + chunk], start)
+            for start in range(0, len(ids), chunk)
+        ]
         self._accuracy.add(index, reference)
-        ids = self._samples[index].ids
-        for start in range(0, len(ids), self._chunk):
-            tokens = ids[start : start + self._chunk]
-            first = self._first.run_tokens(0, tokens, start)
-            self._apart.add(first, self._second.run_tokens(0, tokens, start))
+        for ours, theirs in zip(first, self._second.computed, strict=True):
+            self._apart.add(ours, theirs)
+        self._second.computed.clear()
 
     def fault(self, first: MeasuredAccuracy) -> str | None:
         """Return why the second form is not the same model, or None when it is.
