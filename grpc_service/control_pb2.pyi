@@ -17,10 +17,12 @@ class Stall(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STALL_NO_SLOT: _ClassVar[Stall]
     STALL_OTHER_CHUNK: _ClassVar[Stall]
     STALL_STEP_TOKENS: _ClassVar[Stall]
+    STALL_CHUNK_SLOWDOWN: _ClassVar[Stall]
 STALL_UNSPECIFIED: Stall
 STALL_NO_SLOT: Stall
 STALL_OTHER_CHUNK: Stall
 STALL_STEP_TOKENS: Stall
+STALL_CHUNK_SLOWDOWN: Stall
 
 class GetModelInfoRequest(_message.Message):
     __slots__ = ()
@@ -65,7 +67,7 @@ class StreamStepsRequest(_message.Message):
     def __init__(self, last: _Optional[int] = ...) -> None: ...
 
 class StreamStepsResponse(_message.Message):
-    __slots__ = ("index", "began", "parts", "rows", "chunk", "admitted", "cancelled", "finished", "running", "waiting", "copies", "stalls")
+    __slots__ = ("index", "began", "parts", "rows", "chunk", "admitted", "cancelled", "finished", "running", "waiting", "copies", "stalls", "drafted", "accepted")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     BEGAN_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -78,6 +80,8 @@ class StreamStepsResponse(_message.Message):
     WAITING_FIELD_NUMBER: _ClassVar[int]
     COPIES_FIELD_NUMBER: _ClassVar[int]
     STALLS_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     index: int
     began: _duration_pb2.Duration
     parts: StepParts
@@ -90,7 +94,9 @@ class StreamStepsResponse(_message.Message):
     waiting: int
     copies: int
     stalls: _containers.RepeatedScalarFieldContainer[Stall]
-    def __init__(self, index: _Optional[int] = ..., began: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., parts: _Optional[_Union[StepParts, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., chunk: _Optional[_Union[StepChunk, _Mapping]] = ..., admitted: _Optional[int] = ..., cancelled: _Optional[int] = ..., finished: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., copies: _Optional[int] = ..., stalls: _Optional[_Iterable[_Union[Stall, str]]] = ...) -> None: ...
+    drafted: int
+    accepted: int
+    def __init__(self, index: _Optional[int] = ..., began: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., parts: _Optional[_Union[StepParts, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., chunk: _Optional[_Union[StepChunk, _Mapping]] = ..., admitted: _Optional[int] = ..., cancelled: _Optional[int] = ..., finished: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., copies: _Optional[int] = ..., stalls: _Optional[_Iterable[_Union[Stall, str]]] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
 
 class StepParts(_message.Message):
     __slots__ = ("schedule", "backend", "sample", "detokenise", "update", "deliver")

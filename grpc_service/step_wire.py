@@ -12,6 +12,7 @@ _STALLS = {
     Stall.NO_SLOT: pb.STALL_NO_SLOT,
     Stall.OTHER_CHUNK: pb.STALL_OTHER_CHUNK,
     Stall.STEP_TOKENS: pb.STALL_STEP_TOKENS,
+    Stall.CHUNK_SLOWDOWN: pb.STALL_CHUNK_SLOWDOWN,
 }
 _STALLS_BACK = {message: stall for stall, message in _STALLS.items()}
 _PARTS = tuple(field.name for field in fields(StepParts))
@@ -33,6 +34,8 @@ def step_to_wire(step: StepRecord) -> pb.StreamStepsResponse:
         waiting=choice.waiting,
         copies=choice.copies,
         stalls=[_STALLS[stall] for stall in choice.stalls],
+        drafted=choice.drafted,
+        accepted=step.accepted,
     )
     if (chunk := choice.chunk) is not None:
         message.chunk.request_id, message.chunk.slot = chunk.request_id, chunk.slot
@@ -53,6 +56,7 @@ def step_from_wire(message: pb.StreamStepsResponse) -> StepRecord:
         running=message.running,
         waiting=message.waiting,
         stalls=tuple(_STALLS_BACK[each] for each in message.stalls if each in _STALLS_BACK),
+        drafted=message.drafted,
     )
     parts = StepParts(*(duration_from_wire(getattr(message.parts, part)) for part in _PARTS))
     return StepRecord(
@@ -63,4 +67,5 @@ def step_from_wire(message: pb.StreamStepsResponse) -> StepRecord:
         admitted=message.admitted,
         cancelled=message.cancelled,
         finished=message.finished,
+        accepted=message.accepted,
     )

@@ -196,7 +196,10 @@ class Limits:
     """Serving limits: sequences in flight, tokens a sequence may hold, tokens a prefill chunk.
 
     `step_tokens` bounds what a step computes in all: one token of every running sequence, and then
-    of a chunk what is left. None leaves it at `slots + prefill_chunk`.
+    of a chunk what is left. None leaves it at `slots + prefill_chunk`. `chunk_slowdown` is how many
+    times longer than its running sequences alone a step may take because of its chunk; None bounds
+    it by tokens only. `draft_tokens` is how many tokens may be guessed for a sequence that runs
+    alone; None guesses none.
     """
 
     slots: int
@@ -204,6 +207,8 @@ class Limits:
     prefill_chunk: int
     max_queue: int
     step_tokens: int | None = None
+    chunk_slowdown: float | None = None
+    draft_tokens: int | None = None
 
     def __post_init__(self) -> None:
         require_at_least("limits.slots", self.slots, 1)
@@ -215,6 +220,13 @@ class Limits:
                 f"limits.step_tokens is {self.step_tokens}; it must be > limits.slots "
                 f"({self.slots}), so that a prompt goes on beside running sequences"
             )
+        if self.chunk_slowdown is not None and not (1 < self.chunk_slowdown < math.inf):
+            raise ProfileError(
+                f"limits.chunk_slowdown is {self.chunk_slowdown}; it must be > 1 and finite, for "
+                "example 2.0: a chunk takes time beside the running sequences"
+            )
+        if self.draft_tokens is not None:
+            require_at_least("limits.draft_tokens", self.draft_tokens, 1)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ def _events(step: StepRecord, zero: float) -> Iterator[dict[str, Any]]:
         "cancelled": step.cancelled,
         "finished": step.finished,
         "copies": choice.copies,
+        "drafted": choice.drafted,
+        "accepted": step.accepted,
         "stalls": [stall.value for stall in choice.stalls],
     }
     yield _complete(f"step {step.index}", _ENGINE, begin, step.parts.total, what)

@@ -16,10 +16,12 @@ from edgellama.runtime.load import load_backend
 from edgellama.runtime.manifest import EngineError, Manifest, read_manifest
 from edgellama.runtime.manifest import check_files as compare_files
 from edgellama.runtime.outputs import make_outputs
+from edgellama.runtime.pace import Pace
 from edgellama.runtime.request import Request
 from edgellama.runtime.rule import compile_rule
 from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.scheduler import Scheduler
+from edgellama.runtime.speculation import Speculation
 from edgellama.runtime.step_loop import EngineStats, StepLoop
 from edgellama.runtime.step_record import StepRecord
 from edgellama.runtime.validate import check_request
@@ -64,6 +66,8 @@ class Engine:
             limits.max_queue,
             step_tokens=limits.step_tokens,
             preempt=preempt,
+            pace=_pace(limits),
+            speculation=_speculation(limits),
         )
         self._loop = StepLoop(backend, codec, self._sampler, scheduler)
         self._is_closed = False
@@ -192,3 +196,13 @@ class Engine:
     def _refuse_own_thread(self, call: str) -> None:
         if self._loop.is_current:
             raise RuntimeError(f"{call} called by a listener would wait for itself")
+
+
+def _pace(limits: Limits) -> Pace | None:
+    if limits.chunk_slowdown is None:
+        return None
+    return Pace(limits.chunk_slowdown, limits.prefill_chunk)
+
+
+def _speculation(limits: Limits) -> Speculation | None:
+    return None if limits.draft_tokens is None else Speculation(limits.draft_tokens)

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
-from edgellama.runtime.backend import Logits, ScoringBackend
+from edgellama.runtime.backend import Logits
 from edgellama.runtime.logprobs import token_logprobs
 from edgellama.runtime.request import PromptLogprobs
-from edgellama.runtime.step import Step
-
-
-def run_step(backend: ScoringBackend, step: Step) -> tuple[Logits, Logits | None]:
-    """Run a step; returns its logits, and those of all tokens of a chunk that is scored.
-
-    Such a chunk is a run of its own behind the rows, and the only one whose logits are as many as
-    its tokens: float32 `[tokens, vocab_size]`, held until the next step.
-    """
-    chunk = step.prefill
-    if chunk is None or not chunk.is_scored:
-        return backend.run(step), None
-    rows = backend.run(replace(step, prefill=None)).copy()  # valid until the backend runs again
-    scores = backend.run_tokens(chunk.slot, chunk.tokens, chunk.start)
-    return (np.concatenate([rows, scores[-1:]]) if chunk.is_last else rows), scores
 
 
 class PromptScores:

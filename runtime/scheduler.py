@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Tokens
 from collections.abc import Set
+from dataclasses import replace
 
 from edgellama.runtime.fair_share import FairShare
+from edgellama.runtime.pace import Pace
 from edgellama.runtime.preemption import choose_victim
 from edgellama.runtime.prefill_order import PrefillOrder
 from edgellama.runtime.prefix_cache import SHORTEST, Held, PrefixCache
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.slots import SlotPool
+from edgellama.runtime.speculation import Speculation
 from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
 from edgellama.runtime.step_record import Choice, ChunkRecord, Stall
 from edgellama.runtime.waiting_queue import WaitingQueue
@@ -22,7 +25,10 @@ class Scheduler:
 
     Beside the decode rows a step carries at most one chunk of one prompt, of at most
     `prefill_chunk` tokens and what the rows leave of `step_tokens`; so a long prompt delays the
-    running rows by one chunk a step, and running rows never hold a prompt back.
+    running rows by one chunk a step, and running rows never hold a prompt back. With a `pace` the
+    chunk is also what keeps the step within its slowdown by the seconds of `record`, and single
+    steps go without, to time the rows. With `speculation` a sequence that is alone in a step may
+    feed guessed tokens too.
 
     Nothing is evicted: `prompt + max_new_tokens` of every sequence is at most `capacity`, so an
     admitted sequence always runs to its end. (The last token is never fed back, so a slot in use
@@ -44,6 +50,8 @@ class Scheduler:
         *,
         step_tokens: int | None = None,
         preempt: bool = False,
+        pace: Pace | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         if step_tokens is not None and step_tokens <= slots:
             raise ValueError(f"step_tokens is {step_tokens}; it must be > slots ({slots})")
@@ -52,6 +60,8 @@ class Scheduler:
         self.max_queue = max_queue
         self.step_tokens = step_tokens
         self.preempt = preempt
+        self.pace = pace
+        self.speculation = speculation
         self.preemptions = 0  # since it was made
         self._pool = SlotPool(slots)
         self._prefixes = PrefixCache(slots)
@@ -144,6 +154,8 @@ class Scheduler:
                 decode.append(DecodeRow(slot, sequence.output[-1], sequence.computed))
                 drawn.append(sequence)
         prefill = self._next_chunk(len(decode))
+        if self.speculation is not None and len(decode) == 1 and prefill is None:
+            decode[0] = replace(decode[0], draft=self.speculation.draft(drawn[0]))
         if prefill is not None and prefill.is_last:
             drawn.append(self._in(prefill.slot))
         if decode or prefill is not None:
@@ -171,20 +183,31 @@ class Scheduler:
         if chunk is not None:
             owner, size = self._in(chunk.slot), len(chunk.tokens)
             record = ChunkRecord(owner.id, chunk.slot, chunk.start, size)
-            if size < min(self.prefill_chunk, owner.to_compute - chunk.start):
+            whole = min(self.prefill_chunk, owner.to_compute - chunk.start)
+            budget = self._step_budget(len(step.decode))
+            if size < min(whole, budget):
+                stalls.append(Stall.CHUNK_SLOWDOWN)
+            elif size < whole:
                 stalls.append(Stall.STEP_TOKENS)
+        elif len(self._prefilling):
+            stalls.append(Stall.CHUNK_SLOWDOWN)
         rows = tuple(
             (row.slot, sequence.id)
             for row, sequence in zip(step.decode, self.sequences(step), strict=False)
         )
         copies, running, waiting = len(step.copies), self.num_running, self.num_waiting
-        return Choice(rows, record, copies, running, waiting, tuple(stalls))
+        return Choice(rows, record, copies, running, waiting, tuple(stalls), len(step.draft))
 
     def update(self, step: Step, tokens: Tokens[int], finished: Set[str]) -> None:
-        """Take the drawn tokens back, one for each row of logits, and free the finished slots."""
+        """Take the drawn tokens back, one for each row of logits, and free the finished slots.
+
+        Of a row with a draft: as many as its guesses were right, and one.
+        """
         assert step is self._step, "update with another step"
-        assert len(tokens) == step.num_logits, (len(tokens), step.num_logits)
         drawn = self.sequences(step)
+        if step.draft:
+            tokens = self._take_draft(drawn[0], step.draft, tokens)
+        assert len(tokens) == step.num_logits - len(step.draft), (len(tokens), step)
         self._step = None
         for sequence in drawn[: len(step.decode)]:
             self._advance(sequence, 1)
@@ -203,6 +226,14 @@ class Scheduler:
                 self._release(sequence)
             else:
                 assert not sequence.is_at_limit, f"{sequence.id} must finish"
+
+    def record(self, step: Step, seconds: float) -> None:
+        """Learn what a step took, after its update."""
+        chunk = 0 if step.prefill is None else len(step.prefill.tokens)
+        if self.pace is not None and not step.draft:
+            self.pace.record(len(step.decode), chunk, seconds)
+        if self.speculation is not None and len(step.decode) == 1 and not chunk:
+            self.speculation.record(len(step.draft), seconds)
 
     def check(self) -> None:
         """Check that slots, queues and sequences agree."""
@@ -260,14 +291,21 @@ class Scheduler:
         self._waiting.put_back(victim)
         return True
 
+    def _step_budget(self, rows: int) -> int:
+        """Return how many tokens of a chunk the limits allow beside so many rows."""
+        if self.step_tokens is None:
+            return self.prefill_chunk
+        return min(self.prefill_chunk, self.step_tokens - rows)
+
     def _next_chunk(self, rows: int) -> PrefillChunk | None:
-        sequence = self._prefilling.take()
+        size = self._step_budget(rows)
+        most = None if self.pace is None else self.pace.chunk_tokens(rows)
+        if most is not None:
+            size = min(size, most)
+        sequence = self._prefilling.take() if size else None
         if sequence is None:
             return None
         assert sequence.slot is not None
-        size = self.prefill_chunk
-        if self.step_tokens is not None:
-            size = min(size, self.step_tokens - rows)
         start, end = sequence.computed, sequence.to_compute
         tokens = sequence.prompt[start : start + size]
         if sequence.output:
@@ -287,8 +325,24 @@ class Scheduler:
         self._pool.extend(sequence.slot, tokens)
         sequence.computed += tokens
 
+    def _take_draft(
+        self, sequence: Sequence, draft: tuple[int, ...], tokens: Tokens[int]
+    ) -> Tokens[int]:
+        """Take the guesses that were right; returns what was drawn behind them."""
+        accepted = len(tokens) - 1
+        assert 0 <= accepted <= len(draft), (tokens, draft)
+        assert tuple(tokens[:accepted]) == draft[:accepted], "only what was guessed is computed"
+        assert self.speculation is not None
+        self.speculation.take(sequence, len(draft), accepted)
+        self._advance(sequence, accepted)
+        self._shares.charge(sequence.tenant, accepted)
+        sequence.output += tokens[:accepted]
+        return tokens[accepted:]
+
     def _release(self, sequence: Sequence) -> None:
         del self._by_id[sequence.id]
+        if self.speculation is not None:
+            self.speculation.forget(sequence)
         self._queue_siblings(sequence)
         if sequence.slot is not None:
             self._leave_slot(sequence)

@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DecodeRow:
-    """Feed `token` to `slot`, whose cache holds the positions `[0, position)`."""
+    """Feed `token` to `slot`, whose cache holds the positions `[0, position)`.
+
+    A row with a `draft`, tokens that are guessed to follow, is alone in its step, without a chunk:
+    `run_step` feeds the guesses too and gives logits for each.
+    """
 
     slot: int
     token: int
     position: int
+    draft: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Step:
     it is below the capacity, and a backend that must touch an idle slot may write only at position
     `lengths[s]` or above: the next token or chunk of that slot overwrites it.
     Logits come back as float32 `[rows, vocab]`: the decode rows in order, then the chunk's row
-    when it is the last of its prompt.
+    when it is the last of its prompt. A row with a draft has one behind each of its guesses too.
     """
 
     decode: tuple[DecodeRow, ...]
@@ -58,4 +63,10 @@ class Step:
     @property
     def num_logits(self) -> int:
         """Rows of logits that the step returns."""
-        return len(self.decode) + int(self.prefill is not None and self.prefill.is_last)
+        chunk = int(self.prefill is not None and self.prefill.is_last)
+        return len(self.decode) + len(self.draft) + chunk
+
+    @property
+    def draft(self) -> tuple[int, ...]:
+        """The guessed tokens behind the one row of the step."""
+        return self.decode[0].draft if self.decode else ()

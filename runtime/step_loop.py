@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgellama.runtime.backend import Logits, ScoringBackend
+from edgellama.runtime.draw_step import accept, draw_rows, follow_draft
 from edgellama.runtime.generation import Generation
-from edgellama.runtime.prompt_scores import run_step
 from edgellama.runtime.request import (
-    Delta,
     DrainingError,
     EngineFailedError,
     Event,
@@ -20,7 +19,8 @@ from edgellama.runtime.request import (
     InvalidRequestError,
     PromptLogprobs,
 )
-from edgellama.runtime.sampling import Draw, Sampler
+from edgellama.runtime.run_step import run_step
+from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.step import Step
 from edgellama.runtime.step_record import KEPT_STEPS, StepRecord
@@ -40,8 +40,9 @@ class EngineStats:
 
     Of the prompts, `prompt_tokens` were computed and `cached_prompt_tokens` found in the cache.
     `preemptions` counts the slots that running requests lost to others; what is computed again for
-    it is in `prompt_tokens` again. `run_seconds` is the part of `seconds.backend` in which the
-    model itself ran.
+    it is in `prompt_tokens` again. `drafted_tokens` were guessed and computed beside the newest;
+    `accepted_tokens` of them were right, and are among `output_tokens`. `run_seconds` is the part
+    of `seconds.backend` in which the model itself ran.
     """
 
     running: int
@@ -52,6 +53,8 @@ class EngineStats:
     cached_prompt_tokens: int
     output_tokens: int
     preemptions: int
+    drafted_tokens: int
+    accepted_tokens: int
     seconds: StepSeconds
     run_seconds: float
 
@@ -81,6 +84,8 @@ class StepLoop:
         self._prompt_tokens = 0
         self._cached_prompt_tokens = 0
         self._output_tokens = 0
+        self._drafted_tokens = 0
+        self._accepted_tokens = 0
         self._records: deque[StepRecord] = deque(maxlen=KEPT_STEPS)
         self._seconds = StepSeconds()  # written by the loop's thread alone
         # A daemon: a program that forgets to close still exits.
@@ -139,6 +144,8 @@ class StepLoop:
                 cached_prompt_tokens=self._cached_prompt_tokens,
                 output_tokens=self._output_tokens,
                 preemptions=self._scheduler.preemptions,
+                drafted_tokens=self._drafted_tokens,
+                accepted_tokens=self._accepted_tokens,
                 seconds=replace(self._seconds),
                 run_seconds=self._backend.run_seconds,
             )
@@ -212,10 +219,15 @@ class StepLoop:
             return
         index = self._steps
         chunk = choice.chunk
-        self._advance(step, rows, None if chunk is None else self._active[chunk.request_id], clock)
+        prompt = None if chunk is None else self._active[chunk.request_id]
+        drawn = self._advance(step, rows, prompt, clock)
         finished = sum(generation.reason is not None for generation in rows)
-        ends = (len(admitted), len(cancelled), finished)
+        accepted = drawn - 1 if step.draft else 0
+        ends = (len(admitted), len(cancelled), finished, accepted)
         with self._changed:
+            self._scheduler.record(step, clock.seconds)
+            self._drafted_tokens += len(step.draft)
+            self._accepted_tokens += accepted
             self._records.append(StepRecord(index, clock.began, clock.parts(), choice, *ends))
 
     def _admit(self, generation: Generation) -> None:
@@ -232,46 +244,50 @@ class StepLoop:
 
     def _advance(
         self, step: Step, rows: list[Generation], prompt: Generation | None, clock: StepClock
-    ) -> None:
-        """Run the step; `rows[r]` is the output of row r of its logits, `prompt` the chunk's."""
+    ) -> int:
+        """Run the step; `rows[r]` is the output of row r of its logits, `prompt` the chunk's.
+
+        Returns the number of tokens drawn.
+        """
         logits, scores = run_step(self._backend, step)
         clock.lap("backend")
         scored = None
         if scores is not None and prompt is not None and step.prefill is not None:
             scored = self._score(prompt, scores, step.prefill.start)
-        draws = self._draw(logits, rows)
-        clock.lap("sample")
-        deltas = [
-            None
-            if draw is None or generation.reason is not None
-            else self._accept(generation, draw)
-            for generation, draw in zip(rows, draws, strict=True)
-        ]
+        if step.draft:
+            drawn = follow_draft(self._sampler, logits, rows[0], step.draft)
+            clock.lap("sample")  # texts included: each token waits for the one before
+        else:
+            draws = draw_rows(self._sampler, logits, rows)
+            clock.lap("sample")
+            drawn = [accept(*each) for each in zip(rows, draws, strict=True)]
         clock.lap("detokenise")
-        tokens = [0 if draw is None else draw.token for draw in draws]
+        tokens = [each.token for each in drawn]
         finished = [generation for generation in rows if generation.reason is not None]
         with self._changed:
             self._scheduler.update(step, tokens, {generation.id for generation in finished})
             for generation in finished:
                 self._forget(generation)
             self._steps += 1
-            self._output_tokens += len(draws) - draws.count(None)
+            self._output_tokens += sum(each.delta is not None for each in drawn)
             if step.prefill is not None:
                 self._prompt_tokens += len(step.prefill.tokens)
         clock.lap("update")
         if scored is not None and prompt is not None:
             self._deliver(prompt, scored)
         # After the update, so that a listener that hears of an end finds the slot free.
-        for generation, delta in zip(rows, deltas, strict=True):
-            if delta is not None:
-                self._deliver(generation, delta)
-            if generation.reason is not None:
-                self._deliver_end(generation)
+        for each in drawn:
+            if each.delta is not None:
+                self._deliver(each.generation, each.delta)
+            is_last = each is drawn[-1] or not step.draft
+            if is_last and each.generation.reason is not None:
+                self._deliver_end(each.generation)
         if prompt is not None and prompt.reason is not None and prompt not in rows:
             with self._changed:
                 self._scheduler.cancel(prompt.id)
             self._end(prompt, prompt.reason)
         clock.lap("deliver")
+        return len(drawn)
 
     def _score(self, generation: Generation, logits: Logits, start: int) -> PromptLogprobs | None:
         """Return what a chunk tells of its prompt; None when it cannot, which ends its request."""
@@ -280,29 +296,6 @@ class StepLoop:
             return generation.scores.take(logits, start)
         except ValueError:
             _LOG.exception("request %s: its prompt cannot be scored", generation.id)
-            generation.reason = FinishReason.ERROR
-            return None
-
-    def _draw(self, logits: Logits, rows: list[Generation]) -> list[Draw | None]:
-        """Draw for all rows at once; None for a row that cannot be, which ends its request."""
-        try:
-            return list(self._sampler.sample(logits, [g.sampling for g in rows]))
-        except ValueError:  # no state has changed: find the rows that it is about
-            return [self._draw_alone(logits[r : r + 1], g) for r, g in enumerate(rows)]
-
-    def _draw_alone(self, logits: Logits, generation: Generation) -> Draw | None:
-        try:
-            return self._sampler.sample(logits, [generation.sampling])[0]
-        except ValueError:
-            _LOG.exception("request %s: no token can be drawn", generation.id)
-            generation.reason = FinishReason.ERROR
-            return None
-
-    def _accept(self, generation: Generation, draw: Draw) -> Delta | None:
-        try:
-            return generation.accept(draw)
-        except Exception:
-            _LOG.exception("request %s failed at token %d", generation.id, draw.token)
             generation.reason = FinishReason.ERROR
             return None
 

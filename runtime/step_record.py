@@ -15,6 +15,7 @@ class Stall(str, Enum):
     NO_SLOT = "no_slot"  # requests wait, and every slot is in use
     OTHER_CHUNK = "other_chunk"  # admitted prompts wait while the chunk is of another
     STEP_TOKENS = "step_tokens"  # limits.step_tokens cut the chunk
+    CHUNK_SLOWDOWN = "chunk_slowdown"  # limits.chunk_slowdown cut the chunk, or none ran
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Choice:
     """What the scheduler chose for a step, and out of what.
 
     `rows` has the slot and the request of every decode row; `copies` counts those between slots.
-    `running` and `waiting` count requests, those admitted for the step among the running.
+    `running` and `waiting` count requests, those admitted for the step among the running, `drafted`
+    the guessed tokens that the one row was fed beside its own.
     """
 
     rows: tuple[tuple[int, str], ...]
@@ -70,18 +72,21 @@ class Choice:
     running: int
     waiting: int
     stalls: tuple[Stall, ...]
+    drafted: int = 0
 
     @property
     def tokens(self) -> int:
         """Tokens that the model computes."""
-        return len(self.rows) + (self.chunk.tokens if self.chunk is not None else 0)
+        chunk = 0 if self.chunk is None else self.chunk.tokens
+        return len(self.rows) + self.drafted + chunk
 
 
 @dataclass(frozen=True)
 class StepRecord:
     """One step; `began` is seconds of the process's `time.perf_counter`.
 
-    `admitted`, `cancelled` and `finished` count the requests that came and went with it.
+    `admitted`, `cancelled` and `finished` count the requests that came and went with it, `accepted`
+    the guessed tokens that were right.
     """
 
     index: int
@@ -91,3 +96,4 @@ class StepRecord:
     admitted: int
     cancelled: int
     finished: int
+    accepted: int = 0

@@ -40,6 +40,11 @@ class StepClock:
         total = "schedule" if part == "update" else part
         setattr(self._totals, total, getattr(self._totals, total) + seconds)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds from the beginning of the step to the last lap."""
+        return self._last - self.began
+
     def parts(self) -> StepParts:
         """Return the seconds of all parts, after the last lap."""
         return StepParts(**self._seconds)

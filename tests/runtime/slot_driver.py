@@ -6,7 +6,7 @@ import numpy as np
 from small_llama import SLOTS, VOCAB, Array, expected_logits
 
 from edgellama.runtime.backend import ScoringBackend
-from edgellama.runtime.prompt_scores import run_step
+from edgellama.runtime.run_step import run_step
 from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
 
 
