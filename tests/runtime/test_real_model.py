@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
 from edgellama.runtime.completion import Collector, Completion
@@ -40,11 +44,11 @@ def engine(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         build=Build("ort", "onnxruntime"),
         # Some cases choose between logits 2e-4 apart: only float32 can be compared by ids.
         precision=Precision("fp32", "fp32", "fp32", 32),
-        limits=Limits(SLOTS, CAPACITY[model.name], 7, 64),
+        limits=Limits(SLOTS, CAPACITY[model.name], 7, 64, chunk_slowdown=1.5, draft_tokens=7),
     )
     directory = tmp_path_factory.mktemp(model.name) / "engine"
     build_engine(profile, model, directory)
-    with Engine.load(directory) as loaded:
+    with Engine.load(directory, preempt=True) as loaded:
         yield loaded
 
 
@@ -100,3 +104,84 @@ def test_sampled_requests_equal_their_solo_runs(
     for request, result in zip(requests, together, strict=True):
         alone = engine.generate(request)
         assert (alone.token_ids, alone.text) == (result.token_ids, result.text)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A request: of case `case`, behind `told` tokens of its answer, for `new` more."""
+
+    case: int
+    told: int
+    new: int
+    priority: int
+    salt: str
+    tenant: str
+    outputs: int
+    steps: int  # of the engine before the next arrives
+    cancelled: bool  # then
+
+
+ARRIVALS = st.lists(
+    st.builds(
+        Arrival,
+        case=st.integers(0, 9),
+        told=st.integers(0, 60),
+        new=st.integers(1, 60),
+        priority=st.integers(-1, 1),
+        salt=st.sampled_from(("", "", "other")),
+        tenant=st.sampled_from(("", "x")),
+        outputs=st.sampled_from((1, 1, 1, 2)),
+        steps=st.integers(0, 12),
+        cancelled=st.sampled_from((False, False, False, True)),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def test_any_mixture_gives_each_request_the_ids_of_its_solo_run(
+    engine: Engine, cases: list[dict[str, Any]]
+) -> None:
+    before = engine.stats()
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @given(ARRIVALS)
+    def run(arrivals: list[Arrival]) -> None:
+        check_mixture(engine, cases, arrivals)
+
+    run()
+    stats = engine.stats()
+    assert stats.accepted_tokens - before.accepted_tokens > 50
+    assert stats.cached_prompt_tokens - before.cached_prompt_tokens > 500
+
+
+def check_mixture(engine: Engine, cases: list[dict[str, Any]], arrivals: list[Arrival]) -> None:
+    running = []
+    for arrival in arrivals:
+        case = cases[arrival.case]
+        ids = case["new_ids_no_stop"]
+        told = min(arrival.told, len(ids) - 1)
+        request = Request(
+            (*case["prompt_ids"], *ids[:told]),
+            GREEDY,
+            Stop(max_new_tokens=min(arrival.new, len(ids) - told), ignore_eos=True),
+            priority=arrival.priority,
+            cache_salt=arrival.salt,
+            tenant=arrival.tenant,
+            n=arrival.outputs,
+        )
+        collector, begun = Collector(), engine.stats().steps
+        request_id = engine.submit(request, collector)
+        running.append((collector, ids[told:][: request.stop.max_new_tokens], arrival))
+        until = time.monotonic() + 0.5
+        while engine.stats().steps < begun + arrival.steps and time.monotonic() < until:
+            time.sleep(0.0002)
+        if arrival.cancelled:
+            engine.cancel(request_id)
+    for collector, expected, arrival in running:
+        for output in collector.result().outputs:
+            if arrival.cancelled and output.finish_reason is FinishReason.CANCELLED:
+                expected = expected[: len(output.token_ids)]
+            assert list(output.token_ids) == expected
+    stats = engine.stats()
+    assert (stats.running, stats.waiting, stats.free_slots) == (0, 0, SLOTS)
