@@ -78,6 +78,14 @@ class PrefixCache:
         del self._free[slot]
         return shared, copies
 
+    def move(self, source: int, target: int, length: int) -> list[SlotCopy]:
+        """Let a running sequence of `length` positions go on in the free slot `target`."""
+        copies = self._save(target, 0, target)
+        copies.append(SlotCopy(source, target, length))
+        del self._free[target]
+        self._free[source] = _NOTHING
+        return copies
+
     def leave(self, slot: int, tokens: tuple[int, ...], salt: str) -> None:
         """Give a slot back that holds `tokens`."""
         assert slot not in self._free, f"slot {slot} is freed twice"

@@ -6,6 +6,7 @@ from collections.abc import Sequence as Tokens
 from collections.abc import Set
 from dataclasses import replace
 
+from edgellama.runtime.compaction import choose_move
 from edgellama.runtime.fair_share import FairShare
 from edgellama.runtime.pace import Pace
 from edgellama.runtime.preemption import choose_victim
@@ -37,6 +38,7 @@ class Scheduler:
     place of its arrival, and what its slot held is computed again where no other slot keeps it.
     An admitted prompt begins behind the longest prefix of it that some slot holds. The siblings of
     a sequence, which have its prompt, wait until that is computed, so that they take it from there.
+    While nobody waits for a slot, sequences move to lower ones so that rows lie close together.
 
     One step at a time: `admit`, `schedule`, then `update` with the tokens; not thread-safe.
     """
@@ -148,6 +150,7 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return the next step over the admitted sequences; None when there are none."""
         assert self._step is None, "schedule before update"
+        self._compact()
         decode, drawn = [], []
         for slot, sequence in enumerate(self._by_slot):
             if sequence is not None and sequence.status is Status.DECODING:
@@ -290,6 +293,21 @@ class Scheduler:
         self.preemptions += 1
         self._waiting.put_back(victim)
         return True
+
+    def _compact(self) -> None:
+        """Close a gap between the rows, where nobody is about to take a slot there."""
+        if self._waiting or len(self._prefilling) or not self._pool.num_free:
+            return
+        decoding = (each for each in self._by_slot if each is not None)
+        sequence = choose_move(decoding, self._pool.lowest_free)
+        if sequence is None or sequence.slot is None:
+            return
+        old, new = sequence.slot, self._pool.allocate()
+        self._copies += self._prefixes.move(old, new, sequence.computed)
+        self._pool.extend(new, sequence.computed)
+        self._pool.free(old)
+        self._by_slot[old], self._by_slot[new] = None, sequence
+        sequence.slot = new
 
     def _step_budget(self, rows: int) -> int:
         """Return how many tokens of a chunk the limits allow beside so many rows."""

@@ -30,6 +30,11 @@ class SlotPool:
         return len(self._free)
 
     @property
+    def lowest_free(self) -> int:
+        """The slot that `allocate` hands out next; IndexError when none is free."""
+        return self._free[0]
+
+    @property
     def lengths(self) -> tuple[int, ...]:
         """Positions of every slot that its sequence has computed; 0 for a free one."""
         return tuple(self._lengths)
