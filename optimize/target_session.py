@@ -78,8 +78,13 @@ class TargetSession:
                 parts.append(last)
         return np.concatenate(parts)
 
-    def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
-        """Feed `tokens` to `slot` at `start` as one chunk; logits `[len(tokens), vocab_size]`."""
+    def run_tokens(
+        self, slot: int, tokens: Sequence[int], start: int, *, is_pinned: bool = False
+    ) -> Logits:
+        """Feed `tokens` to `slot` at `start` as one chunk; logits `[len(tokens), vocab_size]`.
+
+        `is_pinned` asks for what every run is: there is one form of the weights.
+        """
         return self._feed(slot, [list(tokens)], [start], list(range(len(tokens))))
 
     def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:

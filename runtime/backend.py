@@ -42,9 +42,11 @@ class Backend(Protocol):
 class ScoringBackend(Backend, Protocol):
     """A backend that can also be evaluated: it gives the logits of every token."""
 
-    def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+    def run_tokens(
+        self, slot: int, tokens: Sequence[int], start: int, *, is_pinned: bool = False
+    ) -> Logits:
         """Feed `tokens` to `slot` at `start` as one chunk; logits `[len(tokens), vocab_size]`.
 
         The caller owns the slot: its positions `[0, start)` must be valid, and those of
-        `[start, start + len(tokens))` are valid afterwards.
+        `[start, start + len(tokens))` are valid afterwards. `is_pinned` as of a `PrefillChunk`.
         """

@@ -17,10 +17,12 @@ from edgellama.runtime.ort_cache import CachePool
 from edgellama.runtime.ort_mixed import MixedForm
 from edgellama.runtime.ort_session import Session, open_session, session_options
 from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
+from edgellama.runtime.step_parts import split_pinned
 
 NEVER = sys.maxsize  # tokens of a step that there are never
 # Tokens of a step with which the two forms are compared at the load, and how often each.
 _TRIED, _TRIES = (2, 4, 8, 16, 32, 64), 3
+_PINNED_ROWS = 2  # rows of a product at least: see ApartForm
 
 
 class _Form(Protocol):
@@ -40,7 +42,8 @@ class _Form(Protocol):
 
 class OrtBackend:
     """Owns the pool, a `[slots, kv_heads, capacity, head_dim]` array per key and value, and one or
-    two forms of the weights, a session each.
+    two forms of the weights, a session each. What is pinned takes the first form, all else that of
+    its number of tokens.
 
     Past and present of a run are bound to the same memory, views of the pool, so
     GroupQueryAttention appends in place and nothing is copied.
@@ -62,7 +65,10 @@ class OrtBackend:
         make = MixedForm if is_mixed else ApartForm
         self._form: _Form = make(session, self._pool, self._logits)
         self._batch_form: _Form | None = None
+        self._pinned_form: ApartForm | None = None  # the first of two
         if batch_session is not None:
+            assert isinstance(self._form, ApartForm), "the second is mixed, the first another"
+            self._pinned_form = self._form
             self._batch_form = MixedForm(batch_session, self._pool, self._logits)
         self._batch_from = NEVER
         self._run_seconds = 0.0
@@ -131,20 +137,28 @@ class OrtBackend:
         for copy in step.copies:
             self._pool.copy(copy)
         decode, chunk = step.decode, step.prefill
+        if self._pinned_form is not None and step.has_pinned:
+            return self._run_parts(step, self._pinned_form)
         if decode or chunk is not None:
             tokens = len(decode) + (0 if chunk is None else len(chunk.tokens))
             self._run_seconds += self._form_of(tokens).run(decode, chunk, step.lengths)
         return self._logits[: step.num_logits]
 
-    def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+    def run_tokens(
+        self, slot: int, tokens: Sequence[int], start: int, *, is_pinned: bool = False
+    ) -> Logits:
         """Feed `tokens` to `slot` at `start` as one chunk; logits `[len(tokens), vocab_size]`.
 
         The caller owns the slot: its positions `[0, start)` must be valid, and those of
-        `[start, start + len(tokens))` are valid afterwards.
+        `[start, start + len(tokens))` are valid afterwards. `is_pinned` takes the first form.
         """
         chunk = PrefillChunk(slot, tuple(tokens), start, is_last=True)
         logits = np.empty((len(tokens), self._vocab_size), np.float32)
-        self._run_seconds += self._form_of(len(tokens)).run_every(chunk, logits)
+        if is_pinned and self._pinned_form is not None:
+            seconds = self._pinned_form.run_every(chunk, logits, min_rows=_PINNED_ROWS)
+        else:
+            seconds = self._form_of(len(tokens)).run_every(chunk, logits)
+        self._run_seconds += seconds
         return logits
 
     def cache(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
@@ -168,6 +182,27 @@ class OrtBackend:
         if self._batch_form is not None:
             self._batch_form.close()
         self._pool.clear()
+
+    def _run_parts(self, step: Step, first: ApartForm) -> Logits:
+        """Run what is pinned with the first form, the rest with that of its own number of tokens.
+
+        Of the step's logits each part's are put in their places; as `run`.
+        """
+        pinned, rest = split_pinned(step)
+        if not rest.tokens or self._form_of(rest.tokens) is self._form:
+            self._run_seconds += first.run(
+                step.decode, step.prefill, step.lengths, min_rows=_PINNED_ROWS
+            )
+            return self._logits[: step.num_logits]
+        ordered = np.empty((step.num_logits, self._vocab_size), np.float32)
+        self._run_seconds += first.run(
+            pinned.decode, pinned.prefill, pinned.lengths, min_rows=_PINNED_ROWS
+        )
+        ordered[list(pinned.places)] = self._logits[: len(pinned.places)]
+        form = self._form_of(rest.tokens)
+        self._run_seconds += form.run(rest.decode, rest.prefill, rest.lengths)
+        ordered[list(rest.places)] = self._logits[: len(rest.places)]
+        return ordered
 
     def _form_of(self, tokens: int) -> _Form:
         if tokens < self._batch_from:

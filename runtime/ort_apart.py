@@ -20,6 +20,11 @@ class ApartForm:
 
     Rows take the smallest range that holds them; an idle slot inside writes at `lengths[slot]`,
     which its next chunk overwrites before anything reads it. A chunk takes its slot.
+
+    A product of one row is summed in another order than one of several, whose rows do not depend
+    on how many they are. So where a token must come out the same whatever runs beside it,
+    `min_rows` is 2: a row alone takes an idle neighbour along, a chunk of one token has it twice.
+    Both write where nothing is read before it is overwritten, the chunk behind its end.
     """
 
     def __init__(self, session: Session, pool: CachePool, logits: Logits) -> None:
@@ -36,9 +41,14 @@ class ApartForm:
         self._values: dict[tuple[str, int, int], Value] = {}
 
     def run(
-        self, decode: Sequence[DecodeRow], chunk: PrefillChunk | None, lengths: Sequence[int]
+        self,
+        decode: Sequence[DecodeRow],
+        chunk: PrefillChunk | None,
+        lengths: Sequence[int],
+        *,
+        min_rows: int = 1,
     ) -> float:
-        """Run a step; returns the seconds in the session.
+        """Run a step in products of `min_rows` or more; returns the seconds in the session.
 
         The logits of the rows, and behind them of the chunk's last token, are then in the array.
         Those of the chunk are computed and dropped when it is not the last: asking for no row works
@@ -47,19 +57,25 @@ class ApartForm:
         """
         seconds = 0.0
         if decode:  # an empty batch would kill the process inside GroupQueryAttention
-            seconds += self._run_rows(decode, lengths)
+            seconds += self._run_rows(decode, lengths, min_rows)
         if chunk is not None:
             row = len(decode)
-            self._indices[0] = len(chunk.tokens) - 1
-            binding = self._feed_chunk(chunk)
-            seconds += self._execute(binding, 1, self._value("logits", row, row + 1))
+            self._indices[:min_rows] = len(chunk.tokens) - 1
+            binding = self._feed_chunk(chunk, min_rows)
+            value = self._value("logits", row, row + min_rows)
+            seconds += self._execute(binding, min_rows, value)
         return seconds
 
-    def run_every(self, chunk: PrefillChunk, logits: Logits) -> float:
+    def run_every(self, chunk: PrefillChunk, logits: Logits, *, min_rows: int = 1) -> float:
         """Run a chunk alone; `logits` takes those of all its tokens. Returns the seconds."""
         count = len(chunk.tokens)
-        self._indices[:count] = np.arange(count)
-        return self._execute(self._feed_chunk(chunk), count, value_of(logits))
+        rows = max(count, min_rows)
+        self._indices[:rows] = np.arange(rows)
+        taken = logits if rows == count else np.empty((rows, logits.shape[1]), np.float32)
+        seconds = self._execute(self._feed_chunk(chunk, min_rows), rows, value_of(taken))
+        if taken is not logits:
+            logits[...] = taken[:count]
+        return seconds
 
     def close(self) -> None:
         """Free the weights."""
@@ -67,16 +83,21 @@ class ApartForm:
         self._values.clear()
         self._session = None
 
-    def _run_rows(self, decode: Sequence[DecodeRow], lengths: Sequence[int]) -> float:
+    def _run_rows(
+        self, decode: Sequence[DecodeRow], lengths: Sequence[int], min_rows: int
+    ) -> float:
         """Run `[high - low, 1]` tokens; row r of the logits belongs to `decode[r]`."""
         slots = [row.slot for row in decode]
         low, high = min(slots), max(slots) + 1
-        count, rows = high - low, len(slots)
+        if high - low < min_rows:
+            low, high = _with_neighbour(low, lengths)
+        count, rows = high - low, max(len(slots), min_rows)
         held = lengths[low:high]
         longest = max(held)
         if longest >= self._pool.capacity:
             raise ValueError(f"a slot of {low}..{high - 1} has no position left: {list(held)}")
         self._ids[:count] = 0  # idle rows feed any valid token
+        self._indices[:rows] = slots[0] - low
         for r, row in enumerate(decode):
             self._ids[row.slot - low] = row.token
             self._indices[r] = row.slot - low
@@ -86,13 +107,15 @@ class ApartForm:
         binding.bind_ortvalue_input("input_ids", self._value("row_ids", 0, count))
         return self._execute(binding, rows, self._value("logits", 0, rows))
 
-    def _feed_chunk(self, chunk: PrefillChunk) -> Binding:
-        count, start = len(chunk.tokens), chunk.start
+    def _feed_chunk(self, chunk: PrefillChunk, min_rows: int) -> Binding:
+        tokens, start = chunk.tokens, chunk.start
+        tokens += tokens[-1:] * (min_rows - len(tokens))
+        count = len(tokens)
         if count < 1 or start < 0 or start + count > self._pool.capacity:
             raise ValueError(
                 f"{count} tokens at position {start} do not fit a slot of {self._pool.capacity}"
             )
-        self._ids[:count] = chunk.tokens
+        self._ids[:count] = tokens
         self._seqlens[0] = start + count - 1
         self._total[...] = start + count
         binding = self._binding(chunk.slot, chunk.slot + 1)
@@ -136,3 +159,13 @@ class ApartForm:
                 view = self._ids[None, start:stop]
             value = self._values[name, start, stop] = value_of(view)
         return value
+
+
+def _with_neighbour(slot: int, lengths: Sequence[int]) -> tuple[int, int]:
+    """Return the range of a slot and the shorter of those beside it.
+
+    That of the slot alone where there is no other: then nothing ever runs beside it.
+    """
+    others = [other for other in (slot - 1, slot + 1) if 0 <= other < len(lengths)]
+    low, *_, last = sorted((slot, min(others, key=lambda other: lengths[other], default=slot)))
+    return low, last + 1

@@ -26,5 +26,5 @@ def run_step(backend: ScoringBackend, step: Step) -> tuple[Logits, Logits | None
     if chunk is None or not chunk.is_scored:
         return backend.run(step), None
     rows = backend.run(replace(step, prefill=None)).copy()  # valid until the backend runs again
-    scores = backend.run_tokens(chunk.slot, chunk.tokens, chunk.start)
+    scores = backend.run_tokens(chunk.slot, chunk.tokens, chunk.start, is_pinned=chunk.is_pinned)
     return (np.concatenate([rows, scores[-1:]]) if chunk.is_last else rows), scores

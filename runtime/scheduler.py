@@ -154,7 +154,8 @@ class Scheduler:
         decode, drawn = [], []
         for slot, sequence in enumerate(self._by_slot):
             if sequence is not None and sequence.status is Status.DECODING:
-                decode.append(DecodeRow(slot, sequence.output[-1], sequence.computed))
+                token, pinned = sequence.output[-1], sequence.is_pinned
+                decode.append(DecodeRow(slot, token, sequence.computed, pinned))
                 drawn.append(sequence)
         prefill = self._next_chunk(len(decode))
         if self.speculation is not None and len(decode) == 1 and prefill is None:
@@ -330,7 +331,7 @@ class Scheduler:
             tokens = (*sequence.prompt, *sequence.output)[start : min(start + size, end)]
         is_last = start + len(tokens) == end and not sequence.output
         is_scored = sequence.is_scored and not sequence.output
-        return PrefillChunk(sequence.slot, tokens, start, is_last, is_scored)
+        return PrefillChunk(sequence.slot, tokens, start, is_last, is_scored, sequence.is_pinned)
 
     def _in(self, slot: int) -> Sequence:
         sequence = self._by_slot[slot]

@@ -23,7 +23,7 @@ class Sequence:
     shares prefixes with sequences of the same `salt` alone; `cached` is how many tokens of its
     prompt it found computed when it was first admitted. The greater `priority` goes first, and of
     the same the `tenant` that was served least. The prompt of one that `is_scored` is computed
-    whole.
+    whole. All of one that `is_pinned` is computed with the first form of the weights.
 
     The cache of `slot` holds the positions `[0, computed)` of `prompt + output`. The newest output
     token is always outside: it is what the next step feeds.
@@ -37,6 +37,7 @@ class Sequence:
     tenant: str = ""
     leader: Sequence | None = field(default=None, repr=False)
     is_scored: bool = False
+    is_pinned: bool = False
     output: list[int] = field(default_factory=list)
     slot: int | None = None
     computed: int = 0
@@ -54,8 +55,13 @@ class Sequence:
 
     @property
     def held(self) -> tuple[int, ...]:
-        """The tokens `[0, computed)`, whose positions the slot's cache holds."""
-        return (*self.prompt, *self.output)[: self.computed]
+        """The tokens `[0, computed)`, whose positions the slot's cache holds for other sequences.
+
+        Only the prompt's of a pinned one: its output came from rows, whose attention is not
+        rounded as that of the chunks that other prompts are computed in.
+        """
+        tokens = self.prompt if self.is_pinned else (*self.prompt, *self.output)
+        return tokens[: self.computed]
 
     @property
     def is_prefilling(self) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 class DecodeRow:
     """Feed `token` to `slot`, whose cache holds the positions `[0, position)`.
 
+    One that `is_pinned` is computed with the first form of the weights, whatever runs beside it.
     A row with a `draft`, tokens that are guessed to follow, is alone in its step, without a chunk:
     `run_step` feeds the guesses too and gives logits for each.
     """
@@ -16,6 +17,7 @@ class DecodeRow:
     slot: int
     token: int
     position: int
+    is_pinned: bool = False
     draft: tuple[int, ...] = ()
 
 
@@ -24,7 +26,7 @@ class PrefillChunk:
     """Feed prompt tokens to `slot`, whose cache holds `[0, start)`; afterwards `[0, start + n)`.
 
     Logits are wanted for the chunk's last token only when `is_last`, and those of all its tokens
-    beside them when `is_scored`: `prompt_scores.run_step` asks for these.
+    beside them when `is_scored`: `prompt_scores.run_step` asks for these. `is_pinned` as of a row.
     """
 
     slot: int
@@ -32,6 +34,7 @@ class PrefillChunk:
     start: int
     is_last: bool
     is_scored: bool = False
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,3 +73,9 @@ class Step:
     def draft(self) -> tuple[int, ...]:
         """The guessed tokens behind the one row of the step."""
         return self.decode[0].draft if self.decode else ()
+
+    @property
+    def has_pinned(self) -> bool:
+        """Whether a row or the chunk is computed with the first form of the weights in any case."""
+        chunk = self.prefill
+        return (chunk is not None and chunk.is_pinned) or any(r.is_pinned for r in self.decode)

@@ -179,11 +179,14 @@ class TrtBackend:
         self._await()
         return self._logits.host[: step.num_logits]
 
-    def run_tokens(self, slot: int, tokens: Sequence[int], start: int) -> Logits:
+    def run_tokens(
+        self, slot: int, tokens: Sequence[int], start: int, *, is_pinned: bool = False
+    ) -> Logits:
         """Feed `tokens` to `slot` at `start`; logits `[len(tokens), vocab_size]`.
 
         The plan gives the logits of `slots` positions a run, so the chunk runs again for every
         group of that many, and writes the same values to the same cache positions each time.
+        `is_pinned` asks for what every run is: there is one form of the weights.
         """
         self._bounds.check_chunk(slot, tokens, start)
         logits = np.empty((len(tokens), self._vocab_size), np.float32)

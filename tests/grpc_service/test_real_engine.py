@@ -74,7 +74,9 @@ class HashBackend:
         logits[END] = -50.0  # answers end by their limits
         return logits.astype(np.float32)
 
-    def run_tokens(self, slot: int, tokens: list[int], start: int) -> npt.NDArray[np.float32]:
+    def run_tokens(
+        self, slot: int, tokens: list[int], start: int, *, is_pinned: bool = False
+    ) -> npt.NDArray[np.float32]:
         rows = [self._feed(slot, (token,), start + i) for i, token in enumerate(tokens)]
         return np.array(rows, np.float32)
 

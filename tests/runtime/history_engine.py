@@ -42,7 +42,9 @@ class HistoryBackend:
             rows += [logits] * step.prefill.is_last
         return np.array(rows, np.float32).reshape(-1, VOCAB)
 
-    def run_tokens(self, slot: int, tokens: list[int], start: int) -> npt.NDArray[np.float32]:
+    def run_tokens(
+        self, slot: int, tokens: list[int], start: int, *, is_pinned: bool = False
+    ) -> npt.NDArray[np.float32]:
         assert self.gate.wait(WAIT)
         rows = [self._feed(slot, (token,), start + i) for i, token in enumerate(tokens)]
         return np.array(rows, np.float32)

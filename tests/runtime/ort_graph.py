@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,10 +91,16 @@ def mixed_nodes(layer: int) -> list[onnx.NodeProto]:
     ]
 
 
-def make_graph(path: Path, *, quantised: bool = False, mixed: bool = False) -> None:
+def make_graph(
+    path: Path,
+    *,
+    quantised: bool = False,
+    mixed: bool = False,
+    weights: Mapping[str, Array] = WEIGHTS,
+) -> None:
     """Write embedding, `LAYERS` x (packed qkv, attention of rows and chunk, out), rows, head."""
     node = helper.make_node
-    initialisers = {name: w for name, w in WEIGHTS.items() if not (quantised and name == "head")}
+    initialisers = {name: w for name, w in weights.items() if not (quantised and name == "head")}
     nodes = [node("Gather", ["embedding", "input_ids"], ["hidden.0"])]
     for layer in range(LAYERS):
         nodes += [

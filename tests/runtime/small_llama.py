@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import numpy.typing as npt
 
@@ -41,13 +43,13 @@ def rotate(x: Array, positions: npt.NDArray[np.int64]) -> Array:
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
 
-def expected_logits(tokens: list[int]) -> Array:
+def expected_logits(tokens: list[int], weights: Mapping[str, Array] = WEIGHTS) -> Array:
     """Return `[len(tokens), vocab]` of one sequence computed whole."""
     count = len(tokens)
     positions = np.arange(count)
-    hidden = WEIGHTS["embedding"][tokens]
+    hidden = weights["embedding"][tokens]
     for layer in range(LAYERS):
-        packed = (hidden @ WEIGHTS[f"qkv.{layer}"]).reshape(count, -1, HEAD_DIM)
+        packed = (hidden @ weights[f"qkv.{layer}"]).reshape(count, -1, HEAD_DIM)
         query = rotate(packed[:, :HEADS], positions)
         key = rotate(packed[:, HEADS : HEADS + KV_HEADS], positions)
         value = packed[:, HEADS + KV_HEADS :]
@@ -57,8 +59,8 @@ def expected_logits(tokens: list[int]) -> Array:
         scores = np.exp(scores - scores.max(-1, keepdims=True))
         scores /= scores.sum(-1, keepdims=True)
         mixed = np.einsum("hqk,khd->qhd", scores, value).reshape(count, HIDDEN)
-        hidden = hidden + mixed @ WEIGHTS[f"out.{layer}"]
-    logits: Array = hidden @ WEIGHTS["head"]
+        hidden = hidden + mixed @ weights[f"out.{layer}"]
+    logits: Array = hidden @ weights["head"]
     return logits
 
 
