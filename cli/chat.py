@@ -10,6 +10,7 @@ import click
 
 from edgellama.cli.answer import as_document, deltas, print_stream
 from edgellama.cli.engine import engine_directory
+from edgellama.cli.greedy_form import greedy_form_option
 from edgellama.cli.sampling import sampling_options
 from edgellama.cli.tools import tools_options
 from edgellama.cli.turns import turns
@@ -24,6 +25,7 @@ from edgellama.runtime.tools import Toolset
 @sampling_options
 @tools_options
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
+@greedy_form_option
 def command(
     engine: str,
     system: str | None,
@@ -32,6 +34,7 @@ def command(
     tools: Toolset | None,
     tool_choice: str,
     threads: int | None,
+    greedy_form: str | None,
     as_json: bool,
 ) -> None:
     """Talk with ENGINE, a directory or the name of a built profile.
@@ -46,7 +49,7 @@ def command(
 
     talk = Talk(system)
     answers = []
-    with Engine.load(directory, threads=threads) as loaded:
+    with Engine.load(directory, threads=threads, greedy_form=greedy_form) as loaded:
         drawing = replace(loaded.codec.generation.default_sampling, **sampling)
         for line in turns(sys.stdin):
             if not talk.hear(line):

@@ -9,6 +9,7 @@ import click
 
 from edgellama.cli.answer import as_document, deltas, print_outputs, print_stream
 from edgellama.cli.engine import engine_directory
+from edgellama.cli.greedy_form import greedy_form_option
 from edgellama.cli.guide import guide_options
 from edgellama.cli.prompt import Prompt, prompt_options
 from edgellama.cli.sampling import logprobs_option, n_option, sampling_options
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 @guide_options
 @tools_options
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
+@greedy_form_option
 def command(
     engine: str,
     prompt: Prompt,
@@ -43,6 +45,7 @@ def command(
     tools: Toolset | None,
     tool_choice: str,
     threads: int | None,
+    greedy_form: str | None,
     as_json: bool,
 ) -> None:
     """Generate with ENGINE, a directory or the name of a built profile."""
@@ -51,7 +54,7 @@ def command(
 
     from edgellama.runtime.engine import Engine
 
-    with Engine.load(directory, threads=threads) as loaded:
+    with Engine.load(directory, threads=threads, greedy_form=greedy_form) as loaded:
         request = Request(
             prompt_ids=prompt_ids(loaded.codec, prompt, tools),
             sampling=replace(loaded.codec.generation.default_sampling, **sampling),

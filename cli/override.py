@@ -52,7 +52,8 @@ class Override:
         A float precision is asked for to have no quantisation at all, so it covers the tables too;
         a quantised one leaves them as the profile says. Another `compute` is taken over by whatever
         had the old one: on a GPU the cache and what stays a float. The second form of the weights
-        goes with `none`, and where the first is a float one, or the same, by this.
+        goes with `none`, and where the first is a float one, or the same, by this; the choice of a
+        form for greedy requests goes with it.
         """
         tables = self.embedding_precision
         if tables is None and self.precision in FLOAT_PRECISIONS:
@@ -84,7 +85,8 @@ class Override:
         covered = self.precision in (*FLOAT_PRECISIONS, batch)
         if batch == NO_BATCH or (self.batch_precision is None and covered):
             batch = None
-        return replace(precision, batch_weights=batch)
+        form = "fastest" if batch is None else precision.greedy_form
+        return replace(precision, batch_weights=batch, greedy_form=form)
 
     def _computed(self, precision: Precision) -> Precision:
         if self.compute is None:

@@ -7,6 +7,7 @@ import os
 import click
 
 from edgellama.cli.engine import engine_directory
+from edgellama.cli.greedy_form import greedy_form_option
 from edgellama.cli.numbers import seconds
 from edgellama.cli.verb import Verb, print_json
 
@@ -22,6 +23,7 @@ from edgellama.cli.verb import Verb, print_json
     help="0 takes a free one.",
 )
 @click.option("--threads", type=int, help="Compute threads; the profile's by default.")
+@greedy_form_option
 @click.option(
     "--grace",
     type=float,
@@ -40,6 +42,7 @@ def command(
     host: str,
     port: int,
     threads: int | None,
+    greedy_form: str | None,
     grace: float,
     preempt: bool,
     as_json: bool,
@@ -60,7 +63,9 @@ def command(
         else:
             click.echo(f"serving {directory} on {address}")
 
-    with Engine.load(directory, threads=threads, preempt=preempt) as loaded:
+    with Engine.load(
+        directory, threads=threads, preempt=preempt, greedy_form=greedy_form
+    ) as loaded:
         completed = serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
     if not completed:
         click.echo(f"stopped with calls in flight after {grace:g} s of grace", err=True)

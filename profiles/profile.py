@@ -30,6 +30,8 @@ WEIGHT_PRECISIONS = (
     *("fp32", "bf16", "fp16", "fp8", "int8", "int8_sq", "int8_rows", "int4_rtn", "int4_awq"),
 )
 BATCH_PRECISIONS = ("int8_rows",)
+# Of two forms of the weights, greedy requests take the one their step is faster with, or the first.
+GREEDY_FORMS = ("fastest", "first")
 TABLE_PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4_rtn")
 KV_PRECISIONS = ("fp32", "bf16", "fp16", "fp8", "int8")
 CALIBRATED_WEIGHTS = ("fp8", "int8_sq", "int4_awq")
@@ -105,7 +107,9 @@ class Precision:
 
     `compute` is the float type between the operators. `block_size` is the number of consecutive
     inputs that share one scale in a quantised weight. `batch_weights` is a second form of the
-    weights, for steps of so many tokens that it is the faster one; None has none.
+    weights, for steps of so many tokens that it is the faster one; None has none. `greedy_form` is
+    the form that requests of temperature 0 are computed with: the `fastest` for the step they are
+    in, or always the `first`, so that their tokens do not change with what runs beside them.
     """
 
     weights: str
@@ -114,6 +118,7 @@ class Precision:
     block_size: int = 128
     compute: str = "fp32"
     batch_weights: str | None = None
+    greedy_form: str = "fastest"
 
     def __post_init__(self) -> None:
         require_choice("precision.weights", self.weights, WEIGHT_PRECISIONS)
@@ -127,6 +132,13 @@ class Precision:
             raise ProfileError(
                 f"precision.batch_weights is {self.batch_weights!r}, as precision.weights is; "
                 "leave it out, there is one form then"
+            )
+        require_choice("precision.greedy_form", self.greedy_form, GREEDY_FORMS)
+        if self.greedy_form == "first" and self.batch_weights is None:
+            raise ProfileError(
+                "precision.greedy_form is 'first' without precision.batch_weights; there is one "
+                f"form of the weights, {self.weights!r}, and every request takes it: leave it out, "
+                "or give batch_weights"
             )
 
     @property
@@ -148,7 +160,8 @@ class Precision:
     def of_batches(self) -> Precision:
         """The precision of steps of many tokens; needs `batch_weights`."""
         assert self.batch_weights is not None, "the profile has one form of weights"
-        return replace(self, weights=self.batch_weights, batch_weights=None)
+        weights = self.batch_weights
+        return replace(self, weights=weights, batch_weights=None, greedy_form="fastest")
 
     @property
     def is_calibrated(self) -> bool:

@@ -8,11 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from edgellama.profiles.profile import Limits
+from edgellama.profiles.profile import GREEDY_FORMS, Limits
 from edgellama.runtime.backend import ScoringBackend
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.generation import Listener, end_ids
-from edgellama.runtime.load import load_backend
+from edgellama.runtime.load import greedy_form_of, load_backend
 from edgellama.runtime.manifest import EngineError, Manifest, read_manifest
 from edgellama.runtime.manifest import check_files as compare_files
 from edgellama.runtime.outputs import make_outputs
@@ -47,17 +47,23 @@ class Engine:
         manifest: Manifest | None = None,
         *,
         preempt: bool = False,
+        greedy_form: str = "fastest",
     ) -> None:
         if limits.slots > backend.slots:
             raise EngineError(
                 f"limits.slots is {limits.slots}; the engine was built for {backend.slots}; "
                 "lower it or rebuild the engine"
             )
+        if greedy_form not in GREEDY_FORMS:
+            raise EngineError(
+                f"greedy_form is {greedy_form!r}; it must be {' or '.join(map(repr, GREEDY_FORMS))}"
+            )
         self._backend = backend
         self._codec = codec
         self._manifest = manifest
         self._sampler = Sampler(backend.vocab_size)
         self._slots = limits.slots
+        self._greedy_form = greedy_form
         self._capacity = min(limits.capacity, backend.capacity)
         scheduler = Scheduler(
             limits.slots,
@@ -81,11 +87,12 @@ class Engine:
         threads: int | None = None,
         check_files: bool = True,
         preempt: bool = False,
+        greedy_form: str | None = None,
     ) -> Engine:
         """Open an engine directory; `check_files` compares every file with its sha256 first.
 
-        `threads` None takes the profile's. With `preempt` a waiting request takes the slot of a
-        running one of lower priority. Raises EngineError.
+        `threads` and `greedy_form` None take the profile's. With `preempt` a waiting request takes
+        the slot of a running one of lower priority. Raises EngineError.
         """
         # Imported here so that the engine itself does not need tokenizers.
         from edgellama.runtime.text import TextCodec
@@ -93,9 +100,11 @@ class Engine:
         manifest = read_manifest(directory)
         if check_files:
             compare_files(directory, manifest)
+        form = greedy_form_of(directory, manifest, greedy_form)
         codec = TextCodec.load(directory)
         backend = load_backend(directory, manifest, threads=threads)
-        return cls(backend, codec, manifest.profile.limits, manifest, preempt=preempt)
+        limits = manifest.profile.limits
+        return cls(backend, codec, limits, manifest, preempt=preempt, greedy_form=form)
 
     def __enter__(self) -> Engine:
         return self
@@ -152,7 +161,15 @@ class Engine:
         guides = compile_rule(request, self._codec)
         request_id = request.request_id or uuid.uuid4().hex
         self._loop.add(
-            make_outputs(request, request_id, max_new_tokens, listener, guides, bad_words)
+            make_outputs(
+                request,
+                request_id,
+                max_new_tokens,
+                listener,
+                guides,
+                bad_words,
+                greedy_form=self._greedy_form,
+            )
         )
         return request_id
 

@@ -1,4 +1,4 @@
-"""Choose the backend that an engine was built for."""
+"""Choose the backend that an engine was built for, and what it is loaded with."""
 
 from __future__ import annotations
 
@@ -27,3 +27,19 @@ def load_backend(
     from edgellama.runtime.ort import OrtBackend
 
     return OrtBackend.load(directory, manifest, threads=threads)
+
+
+def greedy_form_of(directory: Path, manifest: Manifest, wanted: str | None) -> str:
+    """Return the form of the weights for greedy requests, as in `Precision`; `wanted` None takes
+    the profile's.
+
+    Raises EngineError for one that is wanted where there is no choice.
+    """
+    if wanted is None:
+        return manifest.profile.precision.greedy_form
+    if manifest.batch_graph is None:
+        raise EngineError(
+            f"greedy_form is {wanted!r}, but engine {directory} has one form of weights; leave it "
+            "out, or build it with precision.batch_weights"
+        )
+    return wanted

@@ -159,6 +159,7 @@ class Scheduler:
                 drawn.append(sequence)
         prefill = self._next_chunk(len(decode))
         if self.speculation is not None and len(decode) == 1 and prefill is None:
+          if not drawn[0].is_pinned:
             decode[0] = replace(decode[0], draft=self.speculation.draft(drawn[0]))
         if prefill is not None and prefill.is_last:
             drawn.append(self._in(prefill.slot))

@@ -144,6 +144,17 @@ def test_what_cannot_be_served_is_one_line(engine: str) -> None:
     assert unknown.stdout == ""
 
 
+@pytest.mark.parametrize("verb", ["generate", "chat", "serve"])
+def test_a_form_of_the_weights_is_refused_where_there_is_one(engine: str, verb: str) -> None:
+    prompt = ("--prompt", "a") if verb == "generate" else ()
+    done = run(verb, engine, *prompt, "--greedy-form", "first", text="a\n")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("error: greedy_form is 'first', but engine ")
+    assert done.stderr.endswith(
+        "has one form of weights; leave it out, or build it with precision.batch_weights\n"
+    )
+
+
 def test_tools_that_the_template_would_not_show_are_refused(engine: str, tmp_path: Path) -> None:
     tools = tmp_path / "tools.json"
     tools.write_text('[{"name": "f", "parameters": {"type": "object", "properties": {}}}]')

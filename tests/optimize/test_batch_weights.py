@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from edgellama.optimize.pipeline import BuildError
 from edgellama.optimize.quantize import QuantizedRows, quantize_rows
 from edgellama.profiles.plan import make_plan
 from edgellama.profiles.profile import Precision, Profile, ProfileError, load_profile
+from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
 from edgellama.runtime.manifest import EngineError, read_manifest
 from edgellama.runtime.ort import NEVER, OrtBackend
 from edgellama.runtime.request import Request, Sampling, Stop
+from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 
 IDS = [(7 * n * n + 3 * n) % 250 for n in range(40)]
 
@@ -111,6 +114,85 @@ def test_an_engine_generates_with_both(engines: dict[str, Path]) -> None:
     assert len(result.token_ids) <= 8 and result.token_ids
 
 
+def fed(both: OrtBackend, lengths: Sequence[int]) -> tuple[int, ...]:
+    """Feed prompts of these lengths to the slots, pinned; returns the lengths."""
+    for slot, length in enumerate(lengths):
+        both.run_tokens(slot, IDS[slot : slot + length], 0, is_pinned=True)
+    return tuple(lengths)
+
+
+def test_what_is_pinned_is_what_the_first_form_alone_computes(engines: dict[str, Path]) -> None:
+    both, first = backend(engines["both"], 1), backend(engines["first"])
+    lengths = fed(both, (9, 12, 5))
+    assert fed(first, lengths) == lengths
+    rows = (DecodeRow(0, 7, 9, True), DecodeRow(1, 8, 12, True))
+    chunk = PrefillChunk(2, (3, 1, 4, 1), 5, is_last=True)
+    logits = both.run(Step(rows, chunk, lengths)).copy()
+    alone = first.run(Step(rows, None, lengths))
+    np.testing.assert_array_equal(logits[:2], alone)
+    for slot, length in ((0, 10), (1, 13)):
+        written = first.cache(slot, length)
+        for name, array in both.cache(slot, length).items():
+            np.testing.assert_array_equal(array, written[name])
+    unpinned = tuple(replace(row, is_pinned=False) for row in rows)
+    assert np.abs(both.run(Step(unpinned, chunk, lengths))[:2] - alone).max() > 0.01
+
+
+def test_what_is_pinned_does_not_depend_on_what_runs_beside_it(engines: dict[str, Path]) -> None:
+    """One row and three; one token of a prompt and four: sums of one row have another order."""
+    both = backend(engines["both"], NEVER)
+    lengths = fed(both, (9, 12, 5))
+    rows = tuple(DecodeRow(slot, 7, lengths[slot], True) for slot in range(3))
+    together = both.run(Step(rows, None, lengths)).copy()
+    for slot, row in enumerate(rows):
+        alone = both.run(Step((row,), None, lengths))
+        np.testing.assert_array_equal(alone[0], together[slot])
+    whole = both.run_tokens(0, IDS[:17], 0, is_pinned=True)
+    parts = [
+        both.run_tokens(0, IDS[a:b], a, is_pinned=True) for a, b in ((0, 1), (1, 16), (16, 17))
+    ]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    both.run_tokens(0, IDS[:16], 0, is_pinned=True)
+    last = PrefillChunk(0, (IDS[16],), 16, is_last=True, is_pinned=True)
+    np.testing.assert_array_equal(both.run(Step((), last, (16, 12, 5)))[0], whole[16])
+
+
+@pytest.mark.parametrize("form", ["first", "fastest"])
+def test_greedy_requests_among_others_equal_their_solo_runs(
+    engines: dict[str, Path], form: str
+) -> None:
+    """Where they keep the first form; where they take the fastest, some do not."""
+    draw = np.random.default_rng(5)
+    with Engine.load(engines["both"], greedy_form=form) as engine:
+        assert isinstance(engine._backend, OrtBackend)
+        engine._backend.batch_from = 3
+        requests = [
+            Request(
+                tuple(draw.integers(0, 250, draw.integers(2, 40)).tolist()),
+                Sampling(temperature=i % 3 / 2, seed=i),
+                Stop(max_new_tokens=int(draw.integers(8, 24)), ignore_eos=True),
+                cache_salt=f"together {i}",
+            )
+            for i in range(45)
+        ]
+        collectors = [Collector() for _ in requests]
+        for request, collector in zip(requests, collectors, strict=True):
+            engine.submit(request, collector)
+            time.sleep(float(draw.exponential(0.003)))
+        together = [collector.result().token_ids for collector in collectors]
+        alone = [engine.generate(replace(r, cache_salt="alone")).token_ids for r in requests]
+    greedy = range(0, len(requests), 3)
+    changed = [i for i in greedy if together[i] != alone[i]]
+    assert bool(changed) is (form == "fastest"), changed
+
+
+def test_a_form_is_chosen_where_there_are_two(engines: dict[str, Path]) -> None:
+    with pytest.raises(EngineError, match=r"greedy_form is 'first', but engine .* has one form"):
+        Engine.load(engines["first"], greedy_form="first")
+    with pytest.raises(EngineError, match="greedy_form is 'last'; it must be 'fastest' or 'first'"):
+        Engine.load(engines["both"], greedy_form="last")
+
+
 def test_tables_are_stored_once(engines: dict[str, Path]) -> None:
     graph = onnx.load(engines["both"] / "model.batch.onnx", load_external_data=False).graph
     files: dict[str, set[str]] = {"model.onnx.data": set(), "model.batch.onnx.data": set()}
@@ -181,4 +263,8 @@ def test_what_makes_no_second_form_is_refused() -> None:
 def test_a_float_build_has_no_second_form_unless_it_is_asked_for(
     change: Override, batch: str | None
 ) -> None:
-    assert change.apply(profile("int4_rtn", "int8_rows")).precision.batch_weights == batch
+    two = profile("int4_rtn", "int8_rows")
+    two = replace(two, precision=replace(two.precision, greedy_form="first"))
+    changed = change.apply(two).precision
+    assert changed.batch_weights == batch
+    assert changed.greedy_form == ("fastest" if batch is None else "first")

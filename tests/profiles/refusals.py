@@ -217,6 +217,13 @@ REFUSALS = (
         _precision(weights="int8_rows"),
     ),
     Refusal(
+        "greedy requests on the first of two forms of the weights, on a GPU",
+        "l4-1b",
+        "rows-target",
+        ("precision.batch_weights is 'int8_rows'", "target ort only", "leave it out"),
+        _precision(batch_weights="int8_rows", greedy_form="first"),
+    ),
+    Refusal(
         "blocks of INT8 on TensorRT 10.3",
         "orin-nx-3b",
         "plain-int8",

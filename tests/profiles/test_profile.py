@@ -66,6 +66,16 @@ WRONG = (
     ('embedding = "fp16"', 'embedding = "e5m2"', "precision.embedding is 'e5m2'; supported: "),
     ('kv = "fp32"', 'kv = "int2"', "precision.kv is 'int2'; supported: "),
     ("block_size = 64", "block_size = 48", "precision.block_size is 48; supported: 32, 64, 128"),
+    (
+        "block_size = 64",
+        'block_size = 64\ngreedy_form = "last"',
+        "precision.greedy_form is 'last'; supported: 'fastest', 'first'",
+    ),
+    (
+        "block_size = 64",
+        'block_size = 64\ngreedy_form = "first"',
+        "precision.greedy_form is 'first' without precision.batch_weights; there is one form of",
+    ),
     ("[limits]", "[limit]", "table [limits] is missing"),
     ('model = "tiny"', "", "model is None; a text is needed"),
     ('model = "tiny"', 'model = "tiny"\ncolour = "red"', "unknown key 'colour'"),

@@ -150,10 +150,11 @@ def make() -> Iterator[Callable[..., Engine]]:
         codec: LetterCodec | None = None,
         step_tokens: int | None = None,
         preempt: bool = False,
+        greedy_form: str = "fastest",
     ) -> Engine:
         limits = Limits(slots, CAPACITY, CHUNK, max_queue, step_tokens)
-        backend = HistoryBackend(slots)
-        engines.append(Engine(backend, codec or LetterCodec(), limits, preempt=preempt))
+        options = {"preempt": preempt, "greedy_form": greedy_form}
+        engines.append(Engine(HistoryBackend(slots), codec or LetterCodec(), limits, **options))
         return engines[-1]
 
     yield make_engine
@@ -267,6 +268,30 @@ def test_a_prompt_that_was_there_before_is_not_computed(make: Callable[..., Engi
     assert salted == replace(first, timing=salted.timing)
     stats = engine.stats()
     assert (stats.prompt_tokens, stats.cached_prompt_tokens) == (20 + 1 + 2 + 20, 19 + 23)
+
+
+def test_greedy_requests_are_pinned_and_share_with_their_like(make: Callable[..., Engine]) -> None:
+    """The first form computes them, and of a prefix only what it computed in chunks is taken."""
+    engine = make(slots=6, greedy_form="first")
+    greedy = request(20, 4)
+    sampled = replace(greedy, sampling=Sampling(temperature=0.7, seed=1))
+    longer = Request((*greedy.prompt_ids, *engine.generate(greedy).token_ids, 5), GREEDY)
+    sampled_salt = replace(sampled, cache_salt="first:")  # what the pinned might be told by
+    cached = [
+        engine.generate(replace(each, stop=Stop(max_new_tokens=4))).usage.cached_prompt_tokens
+        for each in (sampled, sampled_salt, greedy, longer, sampled)
+    ]
+    assert cached == [0, 0, 19, 20, 19]
+    pinned = {True: 0, False: 0}
+    for step in engine._backend.steps:
+        for row in step.decode:
+            pinned[row.is_pinned] += 1
+        if step.prefill is not None:
+            pinned[step.prefill.is_pinned] += len(step.prefill.tokens)
+    assert pinned == {True: (20 + 3) + (1 + 3) + (5 + 3), False: 2 * (20 + 3) + (1 + 3)}
+    plain = make()
+    plain.generate(greedy)
+    assert not any(step.has_pinned for step in plain._backend.steps)
 
 
 def test_prompts_that_share_a_beginning_equal_their_solo_runs(make: Callable[..., Engine]) -> None:
