@@ -158,8 +158,7 @@ class Scheduler:
                 decode.append(DecodeRow(slot, token, sequence.computed, pinned))
                 drawn.append(sequence)
         prefill = self._next_chunk(len(decode))
-        if self.speculation is not None and len(decode) == 1 and prefill is None:
-          if not drawn[0].is_pinned:
+        if self.speculation is not None and prefill is None and _may_guess(drawn):
             decode[0] = replace(decode[0], draft=self.speculation.draft(drawn[0]))
         if prefill is not None and prefill.is_last:
             drawn.append(self._in(prefill.slot))
@@ -395,3 +394,8 @@ def _may_share(running: Sequence, entering: Sequence) -> bool:
     """Whether it is worth collecting what a running sequence holds: its prompt begins the same."""
     begin = running.prompt[:SHORTEST]
     return running.computed >= SHORTEST and begin == entering.prompt[: len(begin)]
+
+
+def _may_guess(rows: list[Sequence]) -> bool:
+    """Whether there is one row, and any rounding will do for it: that of a chunk is another."""
+    return len(rows) == 1 and not rows[0].is_pinned

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from small_llama import CAPACITY, SLOTS, VOCAB, WEIGHTS, Array, expected_logits, tokens
 
 from edgellama.profiles.profile import Precision
-from edgellama.runtime.prompt_scores import run_step
+from edgellama.runtime.run_step import run_step
 from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
 from edgellama.runtime.step_parts import split_pinned
 

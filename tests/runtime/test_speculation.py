@@ -132,6 +132,19 @@ def test_a_draft_has_at_least_one_token() -> None:
         Speculation(0)
 
 
+def test_a_pinned_sequence_is_computed_in_rows() -> None:
+    for is_pinned in (False, True):
+        scheduler = Scheduler(1, 200, 50, 8, speculation=trained(token=0.0))
+        one = Sequence("a", (1, 2, 3, 4) * 6, 50, is_pinned=is_pinned)
+        scheduler.add(one)
+        scheduler.admit()
+        step = scheduler.schedule()
+        assert step is not None
+        scheduler.update(step, [1], set())
+        step = scheduler.schedule()
+        assert step is not None and bool(step.draft) is not is_pinned
+
+
 class DraftMachine(RuleBasedStateMachine):
     """Requests come and go in any order, and any number of their guesses is right."""
 
