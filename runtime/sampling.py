@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.bad_words import BadWords
-from edgellama.runtime.draw import draw
+from edgellama.runtime.draw import Room, draw
 from edgellama.runtime.logprobs import token_logprobs
 from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
 
@@ -136,10 +136,11 @@ class SamplingState:
 
 
 class Sampler:
-    """Applies the rules of each request to its row of the logits."""
+    """Applies the rules of each request to its row of the logits; one thread at a time uses it."""
 
     def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
+        self._room = Room(vocab_size)
 
     def check(
         self,
@@ -188,7 +189,8 @@ class Sampler:
                 token = int(best[row])
             else:
                 scores = raw if state.is_plain else _adjusted(raw, state)
-                token = draw(scores, state.sampling, uniform(state.seed, state.position))
+                share = uniform(state.seed, state.position)
+                token = draw(scores, state.sampling, share, self._room)
             top = state.top_logprobs
             draws.append(Draw(token, None if top is None else token_logprobs(raw, token, top)))
         for state, drawn in zip(states, draws, strict=True):

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.runtime.draw import draw as draw_at
+from edgellama.runtime.draw import Room
+from edgellama.runtime.draw import draw as draw_in
 from edgellama.runtime.largest import largest
 from edgellama.runtime.request import InvalidRequestError, Sampling
 from edgellama.runtime.sampling import Draw, Sampler, SamplingState, effective_seed, uniform
@@ -242,6 +243,27 @@ def test_penalties_by_hand(rules: Sampling, prompt: tuple[int, ...], expected: l
     running = state(rules, prompt)
     logits = np.array([[3, 1 if rules.repetition_penalty > 1 else 0, -9]], np.float32)
     assert [Sampler(3).sample(logits, [running])[0].token for _ in range(5)] == expected
+
+
+def draw_at(scores: Rows, rules: Sampling, share: float) -> int:
+    """Draw in a room of its own."""
+    return draw_in(scores, rules, share, Room(len(scores)))
+
+
+def test_what_was_drawn_in_a_room_before_does_not_matter() -> None:
+    vocab = 5003
+    room = Room(vocab)
+    rules = [
+        Sampling(temperature=0.6, top_p=0.9),  # wide in flat scores, narrow in steep ones
+        Sampling(top_k=50, top_p=0.95),
+        Sampling(temperature=5.0, min_p=0.05),
+        Sampling(),
+    ]
+    for seed in range(20):
+        scores = make_logits(1, vocab, seed)[0] * np.float32(0.1 if seed % 2 else 1.0)
+        scores[seed::7] = -np.inf
+        for each in rules:
+            assert draw_in(scores, each, 0.6, room) == draw_at(scores, each, 0.6)
 
 
 def test_top_p_counts_shares_of_what_top_k_left() -> None:
