@@ -26,10 +26,23 @@ def environment() -> dict[str, Any]:
 
 def rss_bytes() -> int:
     """Return this process's resident memory now; its peak where /proc is absent."""
+    return _status_bytes("VmRSS")
+
+
+def peak_rss_bytes() -> int:
+    """Return the most memory that this process had resident since its program began.
+
+    `ru_maxrss` is no less than what the parent had when it started the process; only where /proc is
+    absent, on systems that do not inherit it, that is what counts.
+    """
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(name: str) -> int:
     status = Path("/proc/self/status")
     if status.is_file():
         for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith(f"{name}:"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 

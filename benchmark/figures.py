@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-PARTS = ("latency", "peers", "counts")
+PARTS = ("latency", "peers", "counts", "batching")
 
 
 class DocumentError(ValueError):
@@ -28,7 +28,7 @@ class Figure:
 
 
 def figures_of(document: Mapping[str, Any], where: str) -> dict[str, Figure]:
-    """Return the figures of a document of kind latency, peers, counts or run, by name.
+    """Return the figures of a document of one of PARTS, or of kind run, by name.
 
     `where` names the document in errors. Raises DocumentError.
     """
@@ -39,8 +39,8 @@ def figures_of(document: Mapping[str, Any], where: str) -> dict[str, Figure]:
         parts = {str(kind): document}
     else:
         raise DocumentError(
-            f"{where}: kind is {kind!r}; it must be run, latency, peers or counts, as "
-            "`edgellama bench --json` writes them"
+            f"{where}: kind is {kind!r}; it must be run, {', '.join(PARTS[:-1])} or {PARTS[-1]}, "
+            "as `edgellama bench --json` writes them"
         )
     try:
         found = {name: each for part in parts for name, each in _READERS[part](parts[part])}
@@ -87,4 +87,21 @@ def _counts(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
         yield f"instructions of the {part}", Figure(float(count), 0.0, False)
 
 
-_READERS = {"latency": _latency, "peers": _peers, "counts": _counts}
+def _batching(document: Mapping[str, Any]) -> Iterator[tuple[str, Figure]]:
+    """Of all of them less is better."""
+    found: dict[str, Mapping[str, Any]] = {}
+    if document["interference"]:
+        for key in ("p50_ratio", "p99_ratio", "ttft_ratio"):
+            found[f"interference {key}"] = document["interference"][key]
+    if document["prefix"]:
+        found["prefix ratio"] = document["prefix"]["ratio"]
+    if document["shares"]:
+        for row in document["shares"]["samplings"]:
+            found[f"share outside the model, {row['sampling']}"] = row["share"]
+    if document["memory"]:
+        found["memory ratio"] = document["memory"]["ratio"]
+    for name, values in found.items():
+        yield name, Figure(values["median"], values["spread"], False)
+
+
+_READERS = {"latency": _latency, "peers": _peers, "counts": _counts, "batching": _batching}

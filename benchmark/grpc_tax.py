@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from edgellama.benchmark.engine_stream import EngineStream, fixed_length
+from edgellama.benchmark.latency_grid import MeasurementError
 from edgellama.benchmark.load import send
 from edgellama.benchmark.percentiles import percentiles_ms
 from edgellama.benchmark.series import series
@@ -17,7 +18,6 @@ from edgellama.benchmark.stream import StreamTimes
 from edgellama.benchmark.workload import Job
 from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
 
 Report = Callable[[str, int, int], None]
 
@@ -88,27 +88,12 @@ async def measure_tax(
 
 def in_process(engine: Engine, job: Job) -> StreamTimes:
     """Run one request on an engine of this process; raises TaxError unless it is complete."""
-    times = StreamTimes(sent=0.0)
-    ends: list[End] = []
-    finished = threading.Event()
-
-    def listen(event: Event) -> None:
-        now = time.perf_counter()
-        if isinstance(event, Delta):
-            times.arrive(now, len(event.token_ids))
-        elif isinstance(event, End):
-            times.ended = now
-            ends.append(event)
-            finished.set()
-
-    stop = Stop(max_new_tokens=job.output_tokens, ignore_eos=True)
-    request = Request(job.prompt_ids, Sampling(temperature=0.0), stop)
-    times.sent = time.perf_counter()
-    engine.submit(request, listen)
-    finished.wait()
-    if ends[0].reason is not FinishReason.MAX_TOKENS:
-        raise TaxError(f"a request in this process ended with {ends[0]}; nothing was measured")
-    return times
+    stream = EngineStream(engine, fixed_length(job.prompt_ids, job.output_tokens))
+    try:
+        stream.complete()
+    except MeasurementError as error:
+        raise TaxError(f"in this process {error}") from error
+    return stream.times
 
 
 async def _over_wire(client: AsyncClient, job: Job, timeout: float) -> StreamTimes:

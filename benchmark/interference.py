@@ -6,22 +6,23 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 from edgellama.benchmark.load import send
+from edgellama.benchmark.long_prompt import (
+    ALONE_TOKENS,
+    STREAM_PROMPT,
+    lacking_room,
+    long_prompt,
+)
 from edgellama.benchmark.percentiles import percentiles_ms
-from edgellama.benchmark.stream import StreamTimes
+from edgellama.benchmark.stream import StreamTimes, gaps_between
 from edgellama.benchmark.workload import Job
 from edgellama.grpc_service.aio_client import AsyncClient
 
 Report = Callable[[str, int, int], None]
 
-_STREAMS = 4  # at most; one slot stays free for the long prompt
-_STREAM_PROMPT = 16  # tokens
-_ALONE_TOKENS = 32  # of every stream before the long prompt comes
 _LONGEST = 8192  # tokens of the long prompt, where a slot has room
-_LEAST_CAPACITY = 4 * (_STREAM_PROMPT + _ALONE_TOKENS)
 
 
 class InterferenceError(RuntimeError):
@@ -38,10 +39,9 @@ async def measure_interference(
     """
     info = await client.model_info()
     limits = info.limits
-    if limits.slots < 2 or limits.capacity < _LEAST_CAPACITY:
+    if lacking_room(limits.slots, limits.capacity) is not None:
         return None
-    streams = min(_STREAMS, limits.slots - 1)
-    prompt_tokens = min(_LONGEST, limits.capacity - 1)
+    plan = long_prompt(limits.slots, limits.capacity, _LONGEST)
     draw = random.Random(f"{seed} interference")
 
     def job(prompt: int, output: int) -> Job:
@@ -51,17 +51,18 @@ async def measure_interference(
     beside: list[float] = []
     begin, rounds = time.perf_counter(), 0
     while not rounds or time.perf_counter() - begin < seconds:
-        running = [job(_STREAM_PROMPT, limits.capacity - _STREAM_PROMPT) for _ in range(streams)]
-        before, during = await _round(client, running, job(prompt_tokens, 1), timeout)
+        output = limits.capacity - STREAM_PROMPT
+        running = [job(STREAM_PROMPT, output) for _ in range(plan.streams)]
+        before, during = await _round(client, running, job(plan.tokens, 1), timeout)
         alone += before
         beside += during
         rounds += 1
         passed = min(round(time.perf_counter() - begin), round(seconds))
         report("long prompt beside streams", passed, round(seconds))
     return {
-        "streams": streams,
+        "streams": plan.streams,
         "rounds": rounds,
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": plan.tokens,
         "itl_ms_alone": percentiles_ms(alone),
         "itl_ms_with_long_prompt": percentiles_ms(beside),
     }
@@ -86,7 +87,7 @@ async def _round(
         ) as stream:
             async for delta in stream:
                 mine.arrive(time.perf_counter(), len(delta.token_ids))
-                if len(times) == len(running) and min(t.tokens for t in times) > _ALONE_TOKENS:
+                if len(times) == len(running) and min(t.tokens for t in times) > ALONE_TOKENS:
                     steady.set()
 
     tasks = [asyncio.ensure_future(read(job)) for job in running]
@@ -111,14 +112,4 @@ async def _round(
         )
     all_run = max(one.arrivals[0][0] for one in times)
     entered, first = sent.times.sent, sent.times.arrivals[0][0]
-    return _gaps(times, all_run, entered), _gaps(times, entered, first)
-
-
-def _gaps(times: list[StreamTimes], begin: float, end: float) -> list[float]:
-    """Return the gaps between tokens whose middle lies in [begin, end)."""
-    found: list[float] = []
-    for one in times:
-        for (before, _), (after, count) in pairwise(one.arrivals):
-            if begin <= (before + after) / 2 < end:
-                found += [(after - before) / count] * count
-    return found
+    return gaps_between(times, all_run, entered), gaps_between(times, entered, first)

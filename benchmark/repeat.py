@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgellama.benchmark.batching import measure_batching
 from edgellama.benchmark.latency import Report, measure_latency
 
 
@@ -21,5 +22,18 @@ def repeat_latency(before: Mapping[str, Any], engine: Path, report: Report) -> d
         rounds=before["rounds"],
         threads=before["threads"],
         ceilings=before["ceilings"] is not None,
+        progress=report,
+    )
+
+
+def repeat_batching(before: Mapping[str, Any], engine: Path, report: Report) -> dict[str, Any]:
+    """Return a document of kind batching of the parts, rounds and threads of an earlier one."""
+    return measure_batching(
+        engine,
+        parts=before["parts"],
+        rounds=before["rounds"],
+        minutes=before["minutes"],
+        seed=before["seed"],
+        threads=before["threads"],
         progress=report,
     )

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event as Flag
 
+from edgellama.benchmark.engine_stream import fixed_length
 from edgellama.benchmark.latency_grid import MeasurementError
 from edgellama.benchmark.stream import StreamTimes
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
+from edgellama.runtime.request import Delta, End, Event, FinishReason
 from edgellama.runtime.step_loop import EngineStats
 
 # The parts of a step in their order; `bind` is what a backend does besides running the model.
@@ -59,11 +60,7 @@ def run_round(engine: Engine, prompts: Sequence[tuple[int, ...]], output_tokens:
 
     before = engine.stats()
     for index, prompt in enumerate(prompts):
-        request = Request(
-            prompt_ids=prompt,
-            sampling=Sampling(temperature=0.0),
-            stop=Stop(max_new_tokens=output_tokens, ignore_eos=True),
-        )
+        request = fixed_length(prompt, output_tokens)
         streams[index].sent = time.perf_counter()
         engine.submit(request, listener(index))
     finished.wait()

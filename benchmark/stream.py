@@ -7,7 +7,10 @@ fewer, slower tokens. TPOT is the time after the first token divided by the toke
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 
 @dataclass
@@ -38,10 +41,7 @@ class StreamTimes:
     @property
     def gaps(self) -> list[float]:
         """Seconds between neighbouring tokens after the first message."""
-        result = []
-        for (before, _), (after, count) in zip(self.arrivals, self.arrivals[1:], strict=False):
-            result += [(after - before) / count] * count
-        return result
+        return gaps_between([self], -math.inf, math.inf)
 
     @property
     def tpot(self) -> float | None:
@@ -49,6 +49,16 @@ class StreamTimes:
         if self.tokens < 2:
             return None
         return (self.arrivals[-1][0] - self.arrivals[0][0]) / (self.tokens - 1)
+
+
+def gaps_between(streams: Sequence[StreamTimes], begin: float, end: float) -> list[float]:
+    """Return the gaps in seconds between tokens whose middle lies in `[begin, end)`."""
+    found: list[float] = []
+    for stream in streams:
+        for (before, _), (after, count) in pairwise(stream.arrivals):
+            if begin <= (before + after) / 2 < end:
+                found += [(after - before) / count] * count
+    return found
 
 
 def steady_rate(streams: list[StreamTimes]) -> float | None:

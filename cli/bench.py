@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgellama.cli.bench_all import bench_all
+from edgellama.cli.bench_batching import batching
 from edgellama.cli.bench_check import check
 from edgellama.cli.bench_count import count
 from edgellama.cli.bench_export import export
@@ -19,5 +20,5 @@ def command() -> None:
     """Measure an engine, a server, or the export."""
 
 
-for verb in (bench_all, check, count, export, latency, peers, report, serve):
+for verb in (bench_all, batching, check, count, export, latency, peers, report, serve):
     command.add_command(verb)

@@ -39,9 +39,9 @@ def check(
 ) -> None:
     """Compare ratios and instruction counts with those of BASELINE, the JSON of an earlier run.
 
-    Shares of the ceilings, peers' speeds as ratios to ours, and instructions are compared; bare
-    times are not, for they drift with the machine. Exit code 1 when a figure is missing or worse
-    by more than --limit.
+    Shares of the ceilings, peers' speeds as ratios to ours, the ratios of `bench batching`, and
+    instructions are compared; bare times are not, for they drift with the machine. Exit code 1 when
+    a figure is missing or worse by more than --limit.
     """
     if (run_path is None) == (engine is None):
         raise click.UsageError("give either --run FILE or --engine ENGINE")
@@ -82,7 +82,7 @@ def _measure(before: dict[str, Any], engine: str, counts_only: bool) -> dict[str
 
     from edgellama.benchmark.figures import DocumentError
     from edgellama.benchmark.instruction_counts import count_instructions
-    from edgellama.benchmark.repeat import repeat_latency
+    from edgellama.benchmark.repeat import repeat_batching, repeat_latency
 
     kind = before.get("kind")
     parts = {str(kind): before} if kind != "run" else before
@@ -95,6 +95,8 @@ def _measure(before: dict[str, Any], engine: str, counts_only: bool) -> dict[str
     with progress() as report:
         if parts.get("latency") and not counts_only:
             now["latency"] = repeat_latency(parts["latency"], directory, report)
+        if parts.get("batching") and not counts_only:
+            now["batching"] = repeat_batching(parts["batching"], directory, report)
         if parts.get("counts"):
             report("count instructions", 0, 0)
             now["counts"] = count_instructions(directory)
