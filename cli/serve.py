@@ -37,6 +37,13 @@ from edgellama.cli.verb import Verb, print_json
     is_flag=True,
     help="Let a waiting request take the slot of a running one of lower priority.",
 )
+@click.option(
+    "--prefix-store",
+    "prefix_store_mib",
+    type=click.IntRange(min=0),
+    metavar="MIB",
+    help="Memory for prompts that no slot has room for; the profile's by default.",
+)
 def command(
     engine: str,
     host: str,
@@ -45,6 +52,7 @@ def command(
     greedy_form: str | None,
     grace: float,
     preempt: bool,
+    prefix_store_mib: int | None,
     as_json: bool,
 ) -> None:
     """Serve ENGINE, a directory or the name of a built profile, until SIGTERM or Ctrl-C.
@@ -64,7 +72,11 @@ def command(
             click.echo(f"serving {directory} on {address}")
 
     with Engine.load(
-        directory, threads=threads, preempt=preempt, greedy_form=greedy_form
+        directory,
+        threads=threads,
+        preempt=preempt,
+        greedy_form=greedy_form,
+        prefix_store_mib=prefix_store_mib,
     ) as loaded:
         completed = serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
     if not completed:

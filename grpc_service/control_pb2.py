@@ -26,15 +26,15 @@ from edgellama.grpc_service import generation_pb2 as edgellama_dot_grpc__service
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$edgellama/grpc_service/control.proto\x12\x0c\x65\x64gellama.v1\x1a\'edgellama/grpc_service/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\x15\n\x13GetModelInfoRequest\"\x8b\x03\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12*\n\tprecision\x18\x05 \x01(\x0b\x32\x17.edgellama.v1.Precision\x12\x12\n\nparameters\x18\x06 \x01(\x04\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x1f\n\x17max_position_embeddings\x18\x08 \x01(\r\x12\x13\n\x06\x62os_id\x18\t \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08stop_ids\x18\n \x03(\r\x12\x30\n\x10\x64\x65\x66\x61ult_sampling\x18\x0b \x01(\x0b\x32\x16.edgellama.v1.Sampling\x12\x19\n\x11has_chat_template\x18\x0c \x01(\x08\x12$\n\x06limits\x18\r \x01(\x0b\x32\x14.edgellama.v1.Limits\x12\x14\n\x0c\x63hat_options\x18\x1e \x03(\tB\t\n\x07_bos_id\"0\n\x12StreamStepsRequest\x12\x11\n\x04last\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_last\"\xf4\x02\n\x13StreamStepsResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12(\n\x05\x62\x65gan\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05parts\x18\x03 \x01(\x0b\x32\x17.edgellama.v1.StepParts\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.edgellama.v1.StepRow\x12&\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x17.edgellama.v1.StepChunk\x12\x10\n\x08\x61\x64mitted\x18\x06 \x01(\r\x12\x11\n\tcancelled\x18\x07 \x01(\r\x12\x10\n\x08\x66inished\x18\x08 \x01(\r\x12\x0f\n\x07running\x18\t \x01(\r\x12\x0f\n\x07waiting\x18\n \x01(\r\x12\x0e\n\x06\x63opies\x18\x0b \x01(\r\x12#\n\x06stalls\x18\x0c \x03(\x0e\x32\x13.edgellama.v1.Stall\x12\x0f\n\x07\x64rafted\x18\r \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x0e \x01(\r\"\x95\x02\n\tStepParts\x12+\n\x08schedule\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x62\x61\x63kend\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06sample\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ndetokenise\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06update\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65liver\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x07StepRow\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\tStepChunk\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\r\";\n\tPrecision\x12\x0f\n\x07weights\x18\x01 \x01(\t\x12\x11\n\tembedding\x18\x02 \x01(\t\x12\n\n\x02kv\x18\x03 \x01(\t\"\xd9\x02\n\x06Limits\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x11\n\tmax_queue\x18\x03 \x01(\r\x12\x18\n\x10max_stop_strings\x18\x04 \x01(\r\x12\x1d\n\x15max_stop_string_chars\x18\x05 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x06 \x01(\r\x12\x1c\n\x14max_request_id_chars\x18\x07 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x08 \x01(\r\x12\x13\n\x0bmax_outputs\x18\t \x01(\r\x12\x15\n\rmax_bad_words\x18\n \x01(\r\x12\x1a\n\x12max_bad_word_chars\x18\x0b \x01(\r\x12\x1b\n\x13max_bad_word_tokens\x18\x0c \x01(\r\x12\x11\n\tmax_tools\x18\x1e \x01(\r\x12\x17\n\x0fmax_tools_chars\x18\x1f \x01(\r*y\n\x05Stall\x12\x15\n\x11STALL_UNSPECIFIED\x10\x00\x12\x11\n\rSTALL_NO_SLOT\x10\x01\x12\x15\n\x11STALL_OTHER_CHUNK\x10\x02\x12\x15\n\x11STALL_STEP_TOKENS\x10\x03\x12\x18\n\x14STALL_CHUNK_SLOWDOWN\x10\x04\x32\xbd\x01\n\x0e\x43ontrolService\x12U\n\x0cGetModelInfo\x12!.edgellama.v1.GetModelInfoRequest\x1a\".edgellama.v1.GetModelInfoResponse\x12T\n\x0bStreamSteps\x12 .edgellama.v1.StreamStepsRequest\x1a!.edgellama.v1.StreamStepsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$edgellama/grpc_service/control.proto\x12\x0c\x65\x64gellama.v1\x1a\'edgellama/grpc_service/generation.proto\x1a\x1egoogle/protobuf/duration.proto\"\x15\n\x13GetModelInfoRequest\"\x8b\x03\n\x14GetModelInfoResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x02 \x01(\t\x12\x0f\n\x07profile\x18\x03 \x01(\t\x12\x0e\n\x06target\x18\x04 \x01(\t\x12*\n\tprecision\x18\x05 \x01(\x0b\x32\x17.edgellama.v1.Precision\x12\x12\n\nparameters\x18\x06 \x01(\x04\x12\x12\n\nvocab_size\x18\x07 \x01(\r\x12\x1f\n\x17max_position_embeddings\x18\x08 \x01(\r\x12\x13\n\x06\x62os_id\x18\t \x01(\rH\x00\x88\x01\x01\x12\x10\n\x08stop_ids\x18\n \x03(\r\x12\x30\n\x10\x64\x65\x66\x61ult_sampling\x18\x0b \x01(\x0b\x32\x16.edgellama.v1.Sampling\x12\x19\n\x11has_chat_template\x18\x0c \x01(\x08\x12$\n\x06limits\x18\r \x01(\x0b\x32\x14.edgellama.v1.Limits\x12\x14\n\x0c\x63hat_options\x18\x1e \x03(\tB\t\n\x07_bos_id\"0\n\x12StreamStepsRequest\x12\x11\n\x04last\x18\x01 \x01(\rH\x00\x88\x01\x01\x42\x07\n\x05_last\"\x95\x03\n\x13StreamStepsResponse\x12\r\n\x05index\x18\x01 \x01(\x04\x12(\n\x05\x62\x65gan\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12&\n\x05parts\x18\x03 \x01(\x0b\x32\x17.edgellama.v1.StepParts\x12#\n\x04rows\x18\x04 \x03(\x0b\x32\x15.edgellama.v1.StepRow\x12&\n\x05\x63hunk\x18\x05 \x01(\x0b\x32\x17.edgellama.v1.StepChunk\x12\x10\n\x08\x61\x64mitted\x18\x06 \x01(\r\x12\x11\n\tcancelled\x18\x07 \x01(\r\x12\x10\n\x08\x66inished\x18\x08 \x01(\r\x12\x0f\n\x07running\x18\t \x01(\r\x12\x0f\n\x07waiting\x18\n \x01(\r\x12\x0e\n\x06\x63opies\x18\x0b \x01(\r\x12#\n\x06stalls\x18\x0c \x03(\x0e\x32\x13.edgellama.v1.Stall\x12\x0f\n\x07\x64rafted\x18\r \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x0e \x01(\r\x12\r\n\x05saves\x18\x0f \x01(\r\x12\x10\n\x08restores\x18\x10 \x01(\r\"\x95\x02\n\tStepParts\x12+\n\x08schedule\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x62\x61\x63kend\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06sample\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\ndetokenise\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06update\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12*\n\x07\x64\x65liver\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"+\n\x07StepRow\x12\x0c\n\x04slot\x18\x01 \x01(\r\x12\x12\n\nrequest_id\x18\x02 \x01(\t\"L\n\tStepChunk\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x0c\n\x04slot\x18\x02 \x01(\r\x12\r\n\x05start\x18\x03 \x01(\r\x12\x0e\n\x06tokens\x18\x04 \x01(\r\";\n\tPrecision\x12\x0f\n\x07weights\x18\x01 \x01(\t\x12\x11\n\tembedding\x18\x02 \x01(\t\x12\n\n\x02kv\x18\x03 \x01(\t\"\xd9\x02\n\x06Limits\x12\x10\n\x08\x63\x61pacity\x18\x01 \x01(\r\x12\r\n\x05slots\x18\x02 \x01(\r\x12\x11\n\tmax_queue\x18\x03 \x01(\r\x12\x18\n\x10max_stop_strings\x18\x04 \x01(\r\x12\x1d\n\x15max_stop_string_chars\x18\x05 \x01(\r\x12\x18\n\x10max_top_logprobs\x18\x06 \x01(\r\x12\x1c\n\x14max_request_id_chars\x18\x07 \x01(\r\x12\x19\n\x11max_message_bytes\x18\x08 \x01(\r\x12\x13\n\x0bmax_outputs\x18\t \x01(\r\x12\x15\n\rmax_bad_words\x18\n \x01(\r\x12\x1a\n\x12max_bad_word_chars\x18\x0b \x01(\r\x12\x1b\n\x13max_bad_word_tokens\x18\x0c \x01(\r\x12\x11\n\tmax_tools\x18\x1e \x01(\r\x12\x17\n\x0fmax_tools_chars\x18\x1f \x01(\r*y\n\x05Stall\x12\x15\n\x11STALL_UNSPECIFIED\x10\x00\x12\x11\n\rSTALL_NO_SLOT\x10\x01\x12\x15\n\x11STALL_OTHER_CHUNK\x10\x02\x12\x15\n\x11STALL_STEP_TOKENS\x10\x03\x12\x18\n\x14STALL_CHUNK_SLOWDOWN\x10\x04\x32\xbd\x01\n\x0e\x43ontrolService\x12U\n\x0cGetModelInfo\x12!.edgellama.v1.GetModelInfoRequest\x1a\".edgellama.v1.GetModelInfoResponse\x12T\n\x0bStreamSteps\x12 .edgellama.v1.StreamStepsRequest\x1a!.edgellama.v1.StreamStepsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'edgellama.grpc_service.control_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STALL']._serialized_start=1785
-  _globals['_STALL']._serialized_end=1906
+  _globals['_STALL']._serialized_start=1818
+  _globals['_STALL']._serialized_end=1939
   _globals['_GETMODELINFOREQUEST']._serialized_start=127
   _globals['_GETMODELINFOREQUEST']._serialized_end=148
   _globals['_GETMODELINFORESPONSE']._serialized_start=151
@@ -42,17 +42,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STREAMSTEPSREQUEST']._serialized_start=548
   _globals['_STREAMSTEPSREQUEST']._serialized_end=596
   _globals['_STREAMSTEPSRESPONSE']._serialized_start=599
-  _globals['_STREAMSTEPSRESPONSE']._serialized_end=971
-  _globals['_STEPPARTS']._serialized_start=974
-  _globals['_STEPPARTS']._serialized_end=1251
-  _globals['_STEPROW']._serialized_start=1253
-  _globals['_STEPROW']._serialized_end=1296
-  _globals['_STEPCHUNK']._serialized_start=1298
-  _globals['_STEPCHUNK']._serialized_end=1374
-  _globals['_PRECISION']._serialized_start=1376
-  _globals['_PRECISION']._serialized_end=1435
-  _globals['_LIMITS']._serialized_start=1438
-  _globals['_LIMITS']._serialized_end=1783
-  _globals['_CONTROLSERVICE']._serialized_start=1909
-  _globals['_CONTROLSERVICE']._serialized_end=2098
+  _globals['_STREAMSTEPSRESPONSE']._serialized_end=1004
+  _globals['_STEPPARTS']._serialized_start=1007
+  _globals['_STEPPARTS']._serialized_end=1284
+  _globals['_STEPROW']._serialized_start=1286
+  _globals['_STEPROW']._serialized_end=1329
+  _globals['_STEPCHUNK']._serialized_start=1331
+  _globals['_STEPCHUNK']._serialized_end=1407
+  _globals['_PRECISION']._serialized_start=1409
+  _globals['_PRECISION']._serialized_end=1468
+  _globals['_LIMITS']._serialized_start=1471
+  _globals['_LIMITS']._serialized_end=1816
+  _globals['_CONTROLSERVICE']._serialized_start=1942
+  _globals['_CONTROLSERVICE']._serialized_end=2131
 # @@protoc_insertion_point(module_scope)

@@ -67,7 +67,7 @@ class StreamStepsRequest(_message.Message):
     def __init__(self, last: _Optional[int] = ...) -> None: ...
 
 class StreamStepsResponse(_message.Message):
-    __slots__ = ("index", "began", "parts", "rows", "chunk", "admitted", "cancelled", "finished", "running", "waiting", "copies", "stalls", "drafted", "accepted")
+    __slots__ = ("index", "began", "parts", "rows", "chunk", "admitted", "cancelled", "finished", "running", "waiting", "copies", "stalls", "drafted", "accepted", "saves", "restores")
     INDEX_FIELD_NUMBER: _ClassVar[int]
     BEGAN_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,8 @@ class StreamStepsResponse(_message.Message):
     STALLS_FIELD_NUMBER: _ClassVar[int]
     DRAFTED_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    SAVES_FIELD_NUMBER: _ClassVar[int]
+    RESTORES_FIELD_NUMBER: _ClassVar[int]
     index: int
     began: _duration_pb2.Duration
     parts: StepParts
@@ -96,7 +98,9 @@ class StreamStepsResponse(_message.Message):
     stalls: _containers.RepeatedScalarFieldContainer[Stall]
     drafted: int
     accepted: int
-    def __init__(self, index: _Optional[int] = ..., began: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., parts: _Optional[_Union[StepParts, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., chunk: _Optional[_Union[StepChunk, _Mapping]] = ..., admitted: _Optional[int] = ..., cancelled: _Optional[int] = ..., finished: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., copies: _Optional[int] = ..., stalls: _Optional[_Iterable[_Union[Stall, str]]] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ...) -> None: ...
+    saves: int
+    restores: int
+    def __init__(self, index: _Optional[int] = ..., began: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., parts: _Optional[_Union[StepParts, _Mapping]] = ..., rows: _Optional[_Iterable[_Union[StepRow, _Mapping]]] = ..., chunk: _Optional[_Union[StepChunk, _Mapping]] = ..., admitted: _Optional[int] = ..., cancelled: _Optional[int] = ..., finished: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., copies: _Optional[int] = ..., stalls: _Optional[_Iterable[_Union[Stall, str]]] = ..., drafted: _Optional[int] = ..., accepted: _Optional[int] = ..., saves: _Optional[int] = ..., restores: _Optional[int] = ...) -> None: ...
 
 class StepParts(_message.Message):
     __slots__ = ("schedule", "backend", "sample", "detokenise", "update", "deliver")

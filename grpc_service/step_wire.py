@@ -33,6 +33,8 @@ def step_to_wire(step: StepRecord) -> pb.StreamStepsResponse:
         running=choice.running,
         waiting=choice.waiting,
         copies=choice.copies,
+        saves=choice.saves,
+        restores=choice.restores,
         stalls=[_STALLS[stall] for stall in choice.stalls],
         drafted=choice.drafted,
         accepted=step.accepted,
@@ -57,6 +59,8 @@ def step_from_wire(message: pb.StreamStepsResponse) -> StepRecord:
         waiting=message.waiting,
         stalls=tuple(_STALLS_BACK[each] for each in message.stalls if each in _STALLS_BACK),
         drafted=message.drafted,
+        saves=message.saves,
+        restores=message.restores,
     )
     parts = StepParts(*(duration_from_wire(getattr(message.parts, part)) for part in _PARTS))
     return StepRecord(

@@ -63,6 +63,11 @@ class TargetSession:
         return self._vocab_size
 
     @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches of all layers, keys and values."""
+        return self._kv.bytes_per_token
+
+    @property
     def run_seconds(self) -> float:
         """0: here answers are compared, not times."""
         return 0.0

@@ -212,7 +212,8 @@ class Limits:
     of a chunk what is left. None leaves it at `slots + prefill_chunk`. `chunk_slowdown` is how many
     times longer than its running sequences alone a step may take because of its chunk; None bounds
     it by tokens only. `draft_tokens` is how many tokens may be guessed for a sequence that runs
-    alone; None guesses none.
+    alone; None guesses none. `prefix_store_mib` are MiB of the host's memory for prefixes that no
+    slot has room for; 0 keeps none.
     """
 
     slots: int
@@ -222,6 +223,7 @@ class Limits:
     step_tokens: int | None = None
     chunk_slowdown: float | None = None
     draft_tokens: int | None = None
+    prefix_store_mib: int = 0
 
     def __post_init__(self) -> None:
         require_at_least("limits.slots", self.slots, 1)
@@ -240,6 +242,7 @@ class Limits:
             )
         if self.draft_tokens is not None:
             require_at_least("limits.draft_tokens", self.draft_tokens, 1)
+        require_at_least("limits.prefix_store_mib", self.prefix_store_mib, 0)
 
 
 @dataclass(frozen=True)

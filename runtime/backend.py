@@ -29,6 +29,10 @@ class Backend(Protocol):
         """Columns of the logits."""
 
     @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches of all layers, keys and values."""
+
+    @property
     def run_seconds(self) -> float:
         """Seconds since the load in which the library ran the model, without binding inputs."""
 

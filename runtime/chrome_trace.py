@@ -37,6 +37,8 @@ def _events(step: StepRecord, zero: float) -> Iterator[dict[str, Any]]:
         "copies": choice.copies,
         "drafted": choice.drafted,
         "accepted": step.accepted,
+        "saves": choice.saves,
+        "restores": choice.restores,
         "stalls": [stall.value for stall in choice.stalls],
     }
     yield _complete(f"step {step.index}", _ENGINE, begin, step.parts.total, what)

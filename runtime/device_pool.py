@@ -19,26 +19,39 @@ class DevicePool:
 
     def __init__(self, allocations: Allocations, kv: KvLayout) -> None:
         self._names = [f"{layer}.{kind}" for layer in range(kv.layers) for kind in ("key", "value")]
-        self._slot_bytes = slot_bytes(kv)
-        self._cache_bytes = kv.slots * self._slot_bytes
-        self._head_bytes = self._slot_bytes // kv.kv_heads
+        self.slot_bytes = slot_bytes(kv)
+        self._cache_bytes = kv.slots * self.slot_bytes
+        self._head_bytes = self.slot_bytes // kv.kv_heads
         self._position_bytes = self._head_bytes // kv.capacity
         self.bytes = pool_bytes(kv)
         self.address = allocations.on_device(self.bytes)
 
     def copy(self, device: Device, stream: int, copy: SlotCopy) -> None:
         """Enqueue the copy of the first positions of one slot's caches to another slot."""
-        for cache in range(len(self._names)):
-            base = self.address + cache * self._cache_bytes
-            source, target = (base + slot * self._slot_bytes for slot in (copy.source, copy.target))
-            for head in range(0, self._slot_bytes, self._head_bytes):
-                size = copy.length * self._position_bytes
-                device.copy(target + head, source + head, size, stream)
+        size = self.prefix_bytes(copy.length)
+        for cache in range(self.caches):
+            sources = self.prefixes(cache, copy.source)
+            for source, target in zip(sources, self.prefixes(cache, copy.target), strict=True):
+                device.copy(target, source, size, stream)
+
+    @property
+    def caches(self) -> int:
+        """Caches of all layers, keys and values."""
+        return len(self._names)
+
+    def prefix_bytes(self, length: int) -> int:
+        """Return the bytes of the first `length` positions of one head."""
+        return length * self._position_bytes
+
+    def prefixes(self, cache: int, slot: int) -> range:
+        """Return where the heads of a slot begin in one of the caches."""
+        begin = self.address + cache * self._cache_bytes + slot * self.slot_bytes
+        return range(begin, begin + self.slot_bytes, self._head_bytes)
 
     def bindings(self, slot: int) -> Iterator[tuple[str, int]]:
         """Yield each past and each present with its address from `slot` on; both are the same."""
         for index, name in enumerate(self._names):
-            address = self.address + index * self._cache_bytes + slot * self._slot_bytes
+            address = self.address + index * self._cache_bytes + slot * self.slot_bytes
             yield f"past_key_values.{name}", address
             yield f"present.{name}", address
 

@@ -17,6 +17,7 @@ from edgellama.runtime.manifest import EngineError, Manifest, read_manifest
 from edgellama.runtime.manifest import check_files as compare_files
 from edgellama.runtime.outputs import make_outputs
 from edgellama.runtime.pace import Pace
+from edgellama.runtime.prefix_budget import make_prefix_store
 from edgellama.runtime.request import Request
 from edgellama.runtime.rule import compile_rule
 from edgellama.runtime.sampling import Sampler
@@ -48,7 +49,12 @@ class Engine:
         *,
         preempt: bool = False,
         greedy_form: str = "fastest",
+        prefix_store_mib: int | None = None,
     ) -> None:
+        """Serve over a loaded backend, which is the engine's from now on.
+
+        `prefix_store_mib` None takes that of `limits`. Raises EngineError.
+        """
         if limits.slots > backend.slots:
             raise EngineError(
                 f"limits.slots is {limits.slots}; the engine was built for {backend.slots}; "
@@ -74,6 +80,10 @@ class Engine:
             preempt=preempt,
             pace=_pace(limits),
             speculation=_speculation(limits),
+            store=make_prefix_store(
+                limits.prefix_store_mib if prefix_store_mib is None else prefix_store_mib,
+                backend,
+            ),
         )
         self._loop = StepLoop(backend, codec, self._sampler, scheduler)
         self._is_closed = False
@@ -88,10 +98,12 @@ class Engine:
         check_files: bool = True,
         preempt: bool = False,
         greedy_form: str | None = None,
+        prefix_store_mib: int | None = None,
     ) -> Engine:
         """Open an engine directory; `check_files` compares every file with its sha256 first.
 
-        `threads` and `greedy_form` None take the profile's. With `preempt` a waiting request takes
+        `threads`, `greedy_form` and `prefix_store_mib`, the MiB of the host's memory for prefixes
+        that no slot has room for, None take the profile's. With `preempt` a waiting request takes
         the slot of a running one of lower priority. Raises EngineError.
         """
         # Imported here so that the engine itself does not need tokenizers.
@@ -103,8 +115,19 @@ class Engine:
         form = greedy_form_of(directory, manifest, greedy_form)
         codec = TextCodec.load(directory)
         backend = load_backend(directory, manifest, threads=threads)
-        limits = manifest.profile.limits
-        return cls(backend, codec, limits, manifest, preempt=preempt, greedy_form=form)
+        try:
+            return cls(
+                backend,
+                codec,
+                manifest.profile.limits,
+                manifest,
+                preempt=preempt,
+                greedy_form=form,
+                prefix_store_mib=prefix_store_mib,
+            )
+        except EngineError:
+            backend.close()
+            raise
 
     def __enter__(self) -> Engine:
         return self

@@ -128,6 +128,11 @@ class OrtBackend:
         return self._vocab_size
 
     @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches of all layers, keys and values."""
+        return self._kv.bytes_per_token
+
+    @property
     def run_seconds(self) -> float:
         """Seconds in the session since the load."""
         return self._run_seconds

@@ -10,11 +10,14 @@ import numpy.typing as npt
 
 from edgellama.runtime.manifest import KvLayout
 from edgellama.runtime.ort_session import Value, value_of
-from edgellama.runtime.step import SlotCopy
+from edgellama.runtime.step import CacheCopy, PrefixRestore, PrefixSave, SlotCopy
 
 
 class CachePool:
-    """A `[slots, kv_heads, capacity, head_dim]` array by `LAYER.key|value`."""
+    """A `[slots, kv_heads, capacity, head_dim]` array by `LAYER.key|value`.
+
+    Saved prefixes are `[kv_heads, length, head_dim]` copies of it, by entry.
+    """
 
     def __init__(self, kv: KvLayout) -> None:
         self._kv = kv
@@ -25,6 +28,7 @@ class CachePool:
                 array = np.empty(shape, np.dtype(kv.dtype))
                 array.fill(0)  # takes the page faults here and not in the first request
                 self._arrays[f"{layer}.{kind}"] = array
+        self._saved: dict[int, dict[str, npt.NDArray[Any]]] = {}
         self._values: dict[tuple[int, int], dict[str, Value]] = {}
         one = np.zeros((1, kv.kv_heads, 1, kv.head_dim), np.dtype(kv.dtype))
         self._spare = dict.fromkeys(self._arrays, value_of(one))
@@ -39,10 +43,19 @@ class CachePool:
         """Tokens a slot holds."""
         return self._kv.capacity
 
-    def copy(self, copy: SlotCopy) -> None:
-        """Copy the beginning of one slot to another."""
-        for array in self._arrays.values():
-            array[copy.target, :, : copy.length] = array[copy.source, :, : copy.length]
+    def copy(self, copy: CacheCopy) -> None:
+        """Copy the beginning of a slot to another, save or restore it, or drop a saved one."""
+        if isinstance(copy, SlotCopy):
+            for array in self._arrays.values():
+                array[copy.target, :, : copy.length] = array[copy.source, :, : copy.length]
+        elif isinstance(copy, PrefixSave):
+            views = self.read(copy.slot, copy.length)
+            self._saved[copy.entry] = {name: view.copy() for name, view in views.items()}
+        elif isinstance(copy, PrefixRestore):
+            for name, saved in self._saved[copy.entry].items():
+                self._arrays[name][copy.slot, :, : copy.length] = saved[:, : copy.length]
+        else:
+            self._saved.pop(copy.entry, None)
 
     def read(self, slot: int, length: int) -> dict[str, npt.NDArray[Any]]:
         """Return views `[kv_heads, length, head_dim]` of a slot, by `LAYER.key|value`."""
@@ -64,6 +77,7 @@ class CachePool:
 
     def clear(self) -> None:
         """Free the memory."""
+        self._saved.clear()
         self._values.clear()
         self._spare.clear()
         self._arrays.clear()

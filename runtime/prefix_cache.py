@@ -2,26 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from edgellama.runtime.step import SlotCopy
-
-# Tokens of the shortest prefix that is worth the calls of a copy.
-SHORTEST = 16
-
-
-@dataclass(frozen=True)
-class Held:
-    """Tokens whose positions `[0, len(tokens))` a slot's cache holds, for prompts of that salt.
-
-    The greater `stamp` is, the later they were used.
-    """
-
-    tokens: tuple[int, ...] = ()
-    salt: str = ""
-    stamp: int = 0
-
+from edgellama.runtime.prefix import SHORTEST, Held, shared_prefix
+from edgellama.runtime.prefix_store import PrefixStore
+from edgellama.runtime.step import CacheCopy, PrefixDrop, SlotCopy
 
 _NOTHING = Held()
 
@@ -31,11 +16,14 @@ class PrefixCache:
 
     Token by token and exact: a prompt takes the longest prefix that any slot holds under its salt,
     a running one included, by staying in that slot or by a copy. What a slot held is moved to the
-    free slot that was used longest ago before something else is written over it. Copies are to be
-    made in their order, before the next step's rows. Deterministic; knows no cache, only tokens.
+    free slot that was used longest ago before something else is written over it; what no slot has
+    room for goes to `store`, and a prompt that finds most of itself there gets it from there.
+    Copies are to be made in their order, before the next step's rows. Deterministic; knows no
+    cache, only tokens.
     """
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, store: PrefixStore | None = None) -> None:
+        self._store = store or PrefixStore()
         self._free: dict[int, Held] = dict.fromkeys(range(slots), _NOTHING)
         self._clock = 0
 
@@ -54,7 +42,7 @@ class PrefixCache:
 
     def enter(
         self, slot: int, prompt: tuple[int, ...], salt: str, running: Mapping[int, Held]
-    ) -> tuple[int, list[SlotCopy]]:
+    ) -> tuple[int, list[CacheCopy]]:
         """Take a free slot for a prompt; returns how many of its tokens need not be computed, and
         the copies that bring them there.
 
@@ -70,15 +58,22 @@ class PrefixCache:
                     source, shared = other, common
         if shared < SHORTEST:
             source, shared = slot, 0
-        kept = shared if source == slot else 0
-        copies = self._save(slot, kept, source)
-        if source != slot:
+        entry, stored = self._store.find(wanted, salt) if shared < len(wanted) else (None, 0)
+        if stored <= shared:
+            entry = None
+        else:
+            source, shared = slot, stored
+        kept = shared if source == slot and entry is None else 0
+        copies = self._save(slot, kept, source, entry)
+        if entry is not None:
+            copies.append(self._store.restore(entry, slot, shared))
+        elif source != slot:
             copies.append(SlotCopy(source, slot, shared))
             self._used(source, shared)
         del self._free[slot]
         return shared, copies
 
-    def move(self, source: int, target: int, length: int) -> list[SlotCopy]:
+    def move(self, source: int, target: int, length: int) -> list[CacheCopy]:
         """Let a running sequence of `length` positions go on in the free slot `target`."""
         copies = self._save(target, 0, target)
         copies.append(SlotCopy(source, target, length))
@@ -93,29 +88,36 @@ class PrefixCache:
         held = Held(tokens, salt, self._clock)
         self._free[slot] = held if len(tokens) >= SHORTEST else _NOTHING
 
-    def clear_below(self, slot: int) -> list[SlotCopy]:
-        """Empty the free slots below `slot`, saving what they hold where there is room above."""
-        copies = []
+    def clear_below(self, slot: int) -> list[CacheCopy]:
+        """Empty the free slots below `slot`, saving what they hold where there is room."""
+        copies: list[CacheCopy] = []
         for low in sorted(s for s, held in self._free.items() if s < slot and held.tokens):
             copies += self._save(low, 0, low, above=slot)
             self._free[low] = _NOTHING
         return copies
 
-    def forget(self) -> None:
-        """Forget what the free slots hold, where their caches may have changed."""
+    def forget(self) -> list[PrefixDrop]:
+        """Forget what the free slots and the store hold, where their caches may have changed."""
         self._free = dict.fromkeys(self._free, _NOTHING)
+        return self._store.forget()
 
-    def _save(self, slot: int, kept: int, source: int, above: int = -1) -> list[SlotCopy]:
-        """Move what a slot holds where more than its first `kept` tokens would be lost."""
+    def _save(
+        self, slot: int, kept: int, source: int, spared: int | None = None, above: int = -1
+    ) -> list[CacheCopy]:
+        """Move what a slot holds where more than its first `kept` tokens would be lost.
+
+        Neither slot `source` nor entry `spared` of the store makes room for it.
+        """
         held = self._free[slot]
         if len(held.tokens) - kept < SHORTEST:
             return []
         others = [s for s in self._free if s not in (slot, source) and s > above]
         oldest = min(others, key=lambda s: (self._free[s].stamp, s), default=None)
         if oldest is None or self._free[oldest].stamp > held.stamp:
-            return []
+            return [*self._store.save(slot, held, spared)]
+        lost = self._store.save(oldest, self._free[oldest], spared)
         self._free[oldest] = held
-        return [SlotCopy(slot, oldest, len(held.tokens))]
+        return [*lost, SlotCopy(slot, oldest, len(held.tokens))]
 
     def _used(self, source: int, shared: int) -> None:
         """Note that the first `shared` tokens of a slot are in another now."""
@@ -126,15 +128,3 @@ class PrefixCache:
         # What was taken as a whole is there once more.
         whole = shared == len(held.tokens)
         self._free[source] = _NOTHING if whole else Held(held.tokens, held.salt, self._clock)
-
-
-def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """Return how many tokens two sequences begin with in common."""
-    low, high = 0, min(len(left), len(right))
-    while low < high:  # bisection: comparing slices is faster than a loop over tokens
-        middle = (low + high + 1) // 2
-        if left[low:middle] == right[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence as Tokens
 from collections.abc import Set
 from dataclasses import replace
@@ -11,12 +12,23 @@ from edgellama.runtime.fair_share import FairShare
 from edgellama.runtime.pace import Pace
 from edgellama.runtime.preemption import choose_victim
 from edgellama.runtime.prefill_order import PrefillOrder
-from edgellama.runtime.prefix_cache import SHORTEST, Held, PrefixCache
+from edgellama.runtime.prefix import SHORTEST, Held
+from edgellama.runtime.prefix_cache import PrefixCache
+from edgellama.runtime.prefix_store import PrefixStore
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.slots import SlotPool
 from edgellama.runtime.speculation import Speculation
-from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
+from edgellama.runtime.step import (
+    CacheCopy,
+    DecodeRow,
+    PrefillChunk,
+    PrefixDrop,
+    PrefixRestore,
+    PrefixSave,
+    SlotCopy,
+    Step,
+)
 from edgellama.runtime.step_record import Choice, ChunkRecord, Stall
 from edgellama.runtime.waiting_queue import WaitingQueue
 
@@ -36,9 +48,10 @@ class Scheduler:
     always has its last position to spare.) Only with `preempt` a waiting sequence takes the slot of
     a running one of lower priority, MAX_PREEMPTIONS times at most of each: it waits again at the
     place of its arrival, and what its slot held is computed again where no other slot keeps it.
-    An admitted prompt begins behind the longest prefix of it that some slot holds. The siblings of
-    a sequence, which have its prompt, wait until that is computed, so that they take it from there.
-    While nobody waits for a slot, sequences move to lower ones so that rows lie close together.
+    An admitted prompt begins behind the longest prefix of it that some slot or `store` holds. The
+    siblings of a sequence, which have its prompt, wait until that is computed, so that they take it
+    from there. While nobody waits for a slot, sequences move to lower ones so that rows lie close
+    together.
 
     One step at a time: `admit`, `schedule`, then `update` with the tokens; not thread-safe.
     """
@@ -54,6 +67,7 @@ class Scheduler:
         preempt: bool = False,
         pace: Pace | None = None,
         speculation: Speculation | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         if step_tokens is not None and step_tokens <= slots:
             raise ValueError(f"step_tokens is {step_tokens}; it must be > slots ({slots})")
@@ -66,8 +80,9 @@ class Scheduler:
         self.speculation = speculation
         self.preemptions = 0  # since it was made
         self._pool = SlotPool(slots)
-        self._prefixes = PrefixCache(slots)
-        self._copies: list[SlotCopy] = []  # for the next step
+        self.store = store or PrefixStore()
+        self._prefixes = PrefixCache(slots, self.store)
+        self._copies: list[CacheCopy] = []  # for the next step
         self._by_slot: list[Sequence | None] = [None] * slots
         self._by_id: dict[str, Sequence] = {}
         self._shares = FairShare()
@@ -130,12 +145,14 @@ class Scheduler:
 
     def clear(self) -> list[Sequence]:
         """Drop every sequence, and a step under way; returns them in order of arrival."""
+        pending = (*(self._step.copies if self._step else ()), *self._copies)
         self._step = None
         dropped = list(self._by_id.values())
         for sequence in dropped:
             self._release(sequence)
-        self._copies.clear()
-        self._prefixes.forget()
+        # Nothing of it may have happened; an entry that is dropped twice is freed once.
+        drops = [copy for copy in pending if isinstance(copy, PrefixDrop)]
+        self._copies = [*drops, *self._prefixes.forget()]
         return dropped
 
     def admit(self) -> list[Sequence]:
@@ -199,8 +216,18 @@ class Scheduler:
             (row.slot, sequence.id)
             for row, sequence in zip(step.decode, self.sequences(step), strict=False)
         )
-        copies, running, waiting = len(step.copies), self.num_running, self.num_waiting
-        return Choice(rows, record, copies, running, waiting, tuple(stalls), len(step.draft))
+        kinds = Counter(type(copy) for copy in step.copies)
+        return Choice(
+            rows,
+            record,
+            kinds[SlotCopy],
+            self.num_running,
+            self.num_waiting,
+            tuple(stalls),
+            drafted=len(step.draft),
+            saves=kinds[PrefixSave],
+            restores=kinds[PrefixRestore],
+        )
 
     def update(self, step: Step, tokens: Tokens[int], finished: Set[str]) -> None:
         """Take the drawn tokens back, one for each row of logits, and free the finished slots.
@@ -243,6 +270,7 @@ class Scheduler:
         """Check that slots, queues and sequences agree."""
         self._pool.check()
         self._shares.check()
+        self.store.check()
         held = [sequence for sequence in self._by_slot if sequence is not None]
         assert len(held) == self.num_running
         for slot, sequence in enumerate(self._by_slot):

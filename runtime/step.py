@@ -47,13 +47,42 @@ class SlotCopy:
 
 
 @dataclass(frozen=True)
+class PrefixSave:
+    """Save the positions `[0, length)` of a slot's cache on the host, as a new entry."""
+
+    slot: int
+    entry: int
+    length: int
+
+
+@dataclass(frozen=True)
+class PrefixRestore:
+    """Copy the first `length` positions of a saved entry, which stays, to a slot."""
+
+    entry: int
+    slot: int
+    length: int
+
+
+@dataclass(frozen=True)
+class PrefixDrop:
+    """Free an entry; nothing where it was never saved because an earlier step failed."""
+
+    entry: int
+
+
+CacheCopy = SlotCopy | PrefixSave | PrefixRestore | PrefixDrop
+
+
+@dataclass(frozen=True)
 class Step:
     """One pass of the model: every running row, and at most one chunk of one prompt.
 
-    The `copies` come first, in their order. `lengths[s]` is the number of valid cache positions of
-    slot `s` behind them and before the rows, 0 where nothing of a free one is kept;
-    it is below the capacity, and a backend that must touch an idle slot may write only at position
-    `lengths[s]` or above: the next token or chunk of that slot overwrites it.
+    The `copies` come first, in their order: what one writes another may read. `lengths[s]` is the
+    number of valid cache positions of slot `s` behind them and before the rows, 0 where nothing of
+    a free one is kept; it is below the capacity, and a backend that must touch an idle slot may
+    write only at position `lengths[s]` or above: the next token or chunk of that slot overwrites
+    it.
     Logits come back as float32 `[rows, vocab]`: the decode rows in order, then the chunk's row
     when it is the last of its prompt. A row with a draft has one behind each of its guesses too.
     """
@@ -61,7 +90,7 @@ class Step:
     decode: tuple[DecodeRow, ...]
     prefill: PrefillChunk | None
     lengths: tuple[int, ...]
-    copies: tuple[SlotCopy, ...] = ()
+    copies: tuple[CacheCopy, ...] = ()
 
     @property
     def num_logits(self) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgellama.profiles.shapes import Range
-from edgellama.runtime.step import SlotCopy, Step
+from edgellama.runtime.step import CacheCopy, PrefixDrop, SlotCopy, Step
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,19 @@ class StepBounds:
                 )
         self._check_tokens(row.token for row in step.decode)
 
-    def _check_copy(self, copy: SlotCopy) -> None:
-        self._check_slot(copy.source)
-        self._check_slot(copy.target)
-        if copy.source == copy.target:
-            raise ValueError(f"slot {copy.source} is copied to itself")
+    def _check_copy(self, copy: CacheCopy) -> None:
+        if isinstance(copy, PrefixDrop):
+            return
+        if isinstance(copy, SlotCopy):
+            self._check_slot(copy.source)
+            self._check_slot(copy.target)
+            if copy.source == copy.target:
+                raise ValueError(f"slot {copy.source} is copied to itself")
+        else:
+            self._check_slot(copy.slot)
         if not 0 < copy.length < self.capacity:
             raise ValueError(
-                f"{copy.length} positions are copied between slots; 1 to {self.capacity - 1} can be"
+                f"{copy.length} positions of a slot are copied; 1 to {self.capacity - 1} can be"
             )
 
     def _check_slot(self, slot: int) -> None:

@@ -39,6 +39,8 @@ class EngineStats:
     """Outputs of requests and slots now, and totals since the load.
 
     Of the prompts, `prompt_tokens` were computed and `cached_prompt_tokens` found in the cache.
+    `restored_tokens` were brought into a slot from the store of prefixes on the host, which takes
+    `stored_bytes` now.
     `preemptions` counts the slots that running requests lost to others; what is computed again for
     it is in `prompt_tokens` again. `drafted_tokens` were guessed and computed beside the newest;
     `accepted_tokens` of them were right, and are among `output_tokens`. `run_seconds` is the part
@@ -57,6 +59,8 @@ class EngineStats:
     accepted_tokens: int
     seconds: StepSeconds
     run_seconds: float
+    restored_tokens: int
+    stored_bytes: int
 
 
 class StepLoop:
@@ -148,6 +152,8 @@ class StepLoop:
                 accepted_tokens=self._accepted_tokens,
                 seconds=replace(self._seconds),
                 run_seconds=self._backend.run_seconds,
+                restored_tokens=self._scheduler.store.restored_tokens,
+                stored_bytes=self._scheduler.store.bytes,
             )
 
     def steps(self) -> tuple[StepRecord, ...]:

@@ -61,9 +61,10 @@ class ChunkRecord:
 class Choice:
     """What the scheduler chose for a step, and out of what.
 
-    `rows` has the slot and the request of every decode row; `copies` counts those between slots.
-    `running` and `waiting` count requests, those admitted for the step among the running, `drafted`
-    the guessed tokens that the one row was fed beside its own.
+    `rows` has the slot and the request of every decode row; `copies` counts those between slots,
+    `saves` and `restores` those of prefixes to the host's memory and back. `running` and `waiting`
+    count requests, those admitted for the step among the running, `drafted` the guessed tokens that
+    the one row was fed beside its own.
     """
 
     rows: tuple[tuple[int, str], ...]
@@ -73,6 +74,8 @@ class Choice:
     waiting: int
     stalls: tuple[Stall, ...]
     drafted: int = 0
+    saves: int = 0
+    restores: int = 0
 
     @property
     def tokens(self) -> int:

@@ -19,10 +19,11 @@ from edgellama.runtime.device_budget import require_memory
 from edgellama.runtime.device_decode import DeviceDecode
 from edgellama.runtime.device_pool import DevicePool
 from edgellama.runtime.device_prefill import DevicePrefill
+from edgellama.runtime.device_store import DeviceStore
 from edgellama.runtime.manifest import EngineError, Manifest
 from edgellama.runtime.plan_checks import check_gpu, check_plan, check_version
 from edgellama.runtime.staging import InputStaging, LogitsStaging
-from edgellama.runtime.step import Step
+from edgellama.runtime.step import SlotCopy, Step
 from edgellama.runtime.step_bounds import StepBounds
 from edgellama.runtime.tensorrt_engine import TensorRtEngine, import_library
 
@@ -75,6 +76,7 @@ class TrtBackend:
         owned.callback(memory.close)
         self._pool = pool = DevicePool(memory, kv)
         device.clear(pool.address, pool.bytes, stream)
+        self._store = DeviceStore(device, stream, memory, pool)
         self._logits = LogitsStaging(memory, slots=kv.slots, vocab_size=self._vocab_size)
         arena_bytes = aligned(engine.activation_bytes)
         arena = memory.on_device(arena_bytes)
@@ -156,6 +158,11 @@ class TrtBackend:
         return self._vocab_size
 
     @property
+    def token_bytes(self) -> int:
+        """Bytes that a token takes in the caches of all layers, keys and values."""
+        return self._kv.bytes_per_token
+
+    @property
     def run_seconds(self) -> float:
         """Seconds since the load of waiting for the device, after everything was enqueued."""
         return self._run_seconds
@@ -167,7 +174,10 @@ class TrtBackend:
         """
         self._bounds.check(step)
         for copy in step.copies:
-            self._pool.copy(self._device, self._stream, copy)
+            if isinstance(copy, SlotCopy):
+                self._pool.copy(self._device, self._stream, copy)
+            else:
+                self._store.copy(copy)
         rows, chunk = len(step.decode), step.prefill
         if rows:
             self._decode.enqueue(step)

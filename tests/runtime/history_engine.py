@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from edgellama.runtime.request import Sampling
-from edgellama.runtime.step import Step
+from edgellama.runtime.step import PrefixRestore, PrefixSave, SlotCopy, Step
 from edgellama.runtime.text import GenerationConfig, TextCodec
 
 VOCAB, EOS, CAPACITY, CHUNK, WAIT = 258, 257, 96, 8, 5.0
@@ -22,6 +22,7 @@ class HistoryBackend:
     """
 
     vocab_size, capacity, run_seconds = VOCAB, CAPACITY, 0.0
+    token_bytes = 1 << 14  # 64 tokens are a MiB
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -29,13 +30,21 @@ class HistoryBackend:
         self.gate.set()
         self.poison: int | None = None
         self.steps: list[Step] = []
+        self.saved: dict[int, npt.NDArray[np.int64]] = {}
         self._cache = np.zeros((slots, CAPACITY), np.int64)
 
     def run(self, step: Step) -> npt.NDArray[np.float32]:
         assert self.gate.wait(WAIT)
         self.steps.append(step)
         for copy in step.copies:
-            self._cache[copy.target, : copy.length] = self._cache[copy.source, : copy.length]
+            if isinstance(copy, SlotCopy):
+                self._cache[copy.target, : copy.length] = self._cache[copy.source, : copy.length]
+            elif isinstance(copy, PrefixSave):
+                self.saved[copy.entry] = self._cache[copy.slot, : copy.length].copy()
+            elif isinstance(copy, PrefixRestore):
+                self._cache[copy.slot, : copy.length] = self.saved[copy.entry][: copy.length]
+            else:
+                del self.saved[copy.entry]
         rows = [self._feed(row.slot, (row.token,), row.position) for row in step.decode]
         if step.prefill is not None:
             logits = self._feed(step.prefill.slot, step.prefill.tokens, step.prefill.start)

@@ -7,7 +7,16 @@ from small_llama import SLOTS, VOCAB, Array, expected_logits
 
 from edgellama.runtime.backend import ScoringBackend
 from edgellama.runtime.run_step import run_step
-from edgellama.runtime.step import DecodeRow, PrefillChunk, SlotCopy, Step
+from edgellama.runtime.step import (
+    CacheCopy,
+    DecodeRow,
+    PrefillChunk,
+    PrefixDrop,
+    PrefixRestore,
+    PrefixSave,
+    SlotCopy,
+    Step,
+)
 
 
 class SlotDriver:
@@ -16,16 +25,24 @@ class SlotDriver:
     def __init__(self, backend: ScoringBackend) -> None:
         self.backend = backend
         self.held: list[list[int]] = [[] for _ in range(SLOTS)]
+        self.saved: dict[int, list[int]] = {}
 
     def run(
         self,
         decode: dict[int, int] | None = None,
         chunk: tuple[int, list[int]] | None = None,
         is_last: bool = True,
-        copies: tuple[SlotCopy, ...] = (),
+        copies: tuple[CacheCopy, ...] = (),
     ) -> Array:
         for copy in copies:
-            self.held[copy.target] = self.held[copy.source][: copy.length]
+            if isinstance(copy, SlotCopy):
+                self.held[copy.target] = self.held[copy.source][: copy.length]
+            elif isinstance(copy, PrefixSave):
+                self.saved[copy.entry] = self.held[copy.slot][: copy.length]
+            elif isinstance(copy, PrefixRestore):
+                self.held[copy.slot] = self.saved[copy.entry][: copy.length]
+            else:
+                del self.saved[copy.entry]
         lengths = tuple(len(tokens) for tokens in self.held)
         rows = tuple(DecodeRow(s, token, lengths[s]) for s, token in (decode or {}).items())
         prefill = None
@@ -52,6 +69,39 @@ class SlotDriver:
         assert self.held[:3] == [[5, 9, 1, 7, 6], [5, 9, 1, 2, 4], [5, 9, 1, 7, 3, 8]]
         self.check(logits, [2, 0, 1])
         self.check(self.run(decode={0: 1, 1: 1, 2: 1}), [0, 1, 2])
+
+    def check_saved(self) -> None:
+        """Save two prefixes, write over both, and go on from them in other slots, bit for bit."""
+        self.run(chunk=(0, [5, 9, 1, 7, 3]))
+        self.run(chunk=(1, [8, 2, 6]))
+        wanted = self.run(decode={0: 4, 1: 6})
+        # Each slot is overwritten by the copy behind its save.
+        self.held[0], self.held[1] = self.held[0][:5], self.held[1][:3]
+        self.run(
+            chunk=(3, [1]),
+            copies=(PrefixSave(0, 1, 5), SlotCopy(1, 0, 3), PrefixSave(1, 2, 3)),
+        )
+        for slot in (0, 1):
+            self.held[slot] = []
+            self.run(chunk=(slot, [11, 12, 13, 14, 15, 16]))
+        # What comes back is copied on, and a part of it comes back where it was.
+        copies = (
+            PrefixRestore(1, 0, 5),
+            PrefixRestore(2, 1, 3),
+            SlotCopy(0, 2, 4),
+            PrefixDrop(2),
+            PrefixRestore(1, 3, 2),
+            PrefixSave(1, 3, 2),
+        )
+        logits = self.run(decode={0: 4, 1: 6}, chunk=(2, [3, 4]), copies=copies)
+        assert self.held == [[5, 9, 1, 7, 3, 4], [8, 2, 6, 6], [5, 9, 1, 7, 3, 4], [5, 9]]
+        np.testing.assert_array_equal(logits[:2], wanted)
+        self.check(logits, [0, 1, 2])
+        self.held[0] = []
+        logits = self.run(
+            decode={3: 1}, chunk=(0, [6]), copies=(PrefixDrop(1), PrefixRestore(3, 0, 2))
+        )
+        self.check(logits, [3, 0])
 
     def check_scored(self) -> None:
         """Score a prompt in two chunks, the first beside copies alone, the second beside rows."""

@@ -142,6 +142,10 @@ def test_a_beginning_is_copied_between_slots(backend: OrtBackend) -> None:
     SlotDriver(backend).check_copies()
 
 
+def test_prefixes_are_saved_and_restored(backend: OrtBackend) -> None:
+    SlotDriver(backend).check_saved()
+
+
 def test_a_prompt_is_scored_beside_rows(backend: OrtBackend) -> None:
     SlotDriver(backend).check_scored()
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellama.runtime.prefix_cache import SHORTEST, Held, PrefixCache, shared_prefix
+from edgellama.runtime.prefix import SHORTEST, Held, shared_prefix
+from edgellama.runtime.prefix_cache import PrefixCache
 from edgellama.runtime.step import SlotCopy
 
 SLOTS = 4

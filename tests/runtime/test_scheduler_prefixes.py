@@ -9,13 +9,27 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
-from edgellama.runtime.prefix_cache import SHORTEST
+from edgellama.runtime.prefix import SHORTEST
+from edgellama.runtime.prefix_store import PrefixStore
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.sequence import Sequence
-from edgellama.runtime.step import Step
+from edgellama.runtime.step import (
+    CacheCopy,
+    PrefixDrop,
+    PrefixRestore,
+    PrefixSave,
+    SlotCopy,
+    Step,
+)
 
 SLOTS, CAPACITY, CHUNK, QUEUE = 4, 80, 20, 4
 Cell = tuple[str, int]  # salt and token
@@ -157,19 +171,78 @@ def test_the_queue_has_room_for_all_outputs_or_for_none() -> None:
         scheduler.add(Sequence("b", (1,), 1))
 
 
+def test_what_a_slot_loses_is_saved_and_comes_back() -> None:
+    scheduler = Scheduler(1, CAPACITY, CHUNK, QUEUE, store=PrefixStore(60, 1))
+    first, second = tuple(range(30)), tuple(range(100, 125))
+    run_alone(scheduler, Sequence("a", first, 1))
+    step, _ = run_alone(scheduler, Sequence("b", second, 1))
+    assert step.copies == (PrefixSave(0, 1, 30),)
+    again = Sequence("c", first, 1)
+    scheduler.add(again)
+    step = next_step(scheduler)
+    assert step.copies == (PrefixSave(0, 2, 25), PrefixRestore(1, 0, 29))
+    assert again.cached == 29 and step.lengths == (29,)
+    assert (scheduler.store.bytes, scheduler.store.restored_tokens) == (55, 29)
+    choice = scheduler.choice(step)
+    assert (choice.copies, choice.saves, choice.restores) == (0, 1, 1)
+    scheduler.update(step, [7], {"c"})
+    other = Sequence("d", first, 1, "salt")
+    steps = run_alone(scheduler, other)
+    assert other.cached == 0 and steps[0].copies == (), "what it overwrites is in the store"
+
+
+def test_what_a_slot_is_given_up_for_another_prefix_is_saved_before() -> None:
+    scheduler = Scheduler(2, CAPACITY, CHUNK, QUEUE, store=PrefixStore(60, 1))
+    for name, begin in (("a", 0), ("b", 100)):
+        run_alone(scheduler, Sequence(name, tuple(range(begin, begin + 20)), 1))
+    # The first slot's prompt goes to the second, whose own one has no slot left.
+    steps = run_alone(scheduler, Sequence("c", tuple(range(200, 220)), 1))
+    assert steps[0].copies == (PrefixSave(1, 1, 20), SlotCopy(0, 1, 20))
+
+
+def test_a_failed_step_leaves_nothing_in_the_store() -> None:
+    scheduler = Scheduler(1, CAPACITY, CHUNK, QUEUE, store=PrefixStore(60, 1))
+    run_alone(scheduler, Sequence("a", tuple(range(30)), 1))
+    scheduler.add(Sequence("b", tuple(range(100, 120)), 1))
+    next_step(scheduler)
+    scheduler.clear()
+    assert scheduler.store.bytes == 0
+    again = Sequence("c", tuple(range(30)), 1)
+    steps = run_alone(scheduler, again)
+    assert again.cached == 0 and steps[0].copies == (PrefixDrop(1),)
+
+
+def test_what_a_failed_step_was_to_drop_is_dropped_by_the_next() -> None:
+    scheduler = Scheduler(1, CAPACITY, CHUNK, QUEUE, store=PrefixStore(30, 1))
+    run_alone(scheduler, Sequence("a", tuple(range(30)), 1))
+    run_alone(scheduler, Sequence("b", tuple(range(100, 125)), 1))
+    scheduler.add(Sequence("c", tuple(range(200, 220)), 1))
+    assert next_step(scheduler).copies == (PrefixDrop(1), PrefixSave(0, 2, 25))
+    scheduler.clear()
+    steps = run_alone(scheduler, Sequence("d", tuple(range(30)), 1))
+    assert steps[0].copies == (PrefixDrop(1), PrefixDrop(2))
+
+
 class PrefixMachine(RuleBasedStateMachine):
     """Prompts of two families and two salts, of one or more outputs; some lose their slots.
 
-    Every step is carried out on the pool of tokens.
+    Every step is carried out on the pool of tokens, and on a host that keeps what was saved.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE, preempt=True)
+        self.host: dict[int, list[Cell]] = {}
+        self.restored = 0
         self.pool: list[list[Cell]] = [[RUBBISH] * CAPACITY for _ in range(SLOTS)]
         self.alive: dict[str, Sequence] = {}
         self.scored: dict[str, int] = {}  # tokens of prompts whose logits came
         self.count = 0
+
+    @initialize(budget=st.sampled_from((0, 30, 70, 200)))
+    def begin(self, budget: int) -> None:
+        self.budget = budget
+        store = PrefixStore(3 * budget + 2, 3)
+        self.scheduler = Scheduler(SLOTS, CAPACITY, CHUNK, QUEUE, preempt=True, store=store)
 
     @rule(
         family=st.integers(0, 1),
@@ -215,6 +288,22 @@ class PrefixMachine(RuleBasedStateMachine):
         self.scheduler.cancel(name)
         del self.alive[name]
 
+    @rule(data=st.data(), scheduled=st.booleans(), rare=st.sampled_from((False,) * 15 + (True,)))
+    def fail(self, data: st.DataObject, scheduled: bool, rare: bool) -> None:
+        """Fail in the middle of a step: no slot and no entry can be trusted."""
+        if not rare:
+            return
+        self.scheduler.admit()
+        step = self.scheduler.schedule() if scheduled else None
+        if step is not None:
+            for copy in step.copies[: data.draw(st.integers(0, len(step.copies)))]:
+                self.copy(copy)
+        self.scheduler.clear()
+        self.alive.clear()
+        self.pool = [[RUBBISH] * CAPACITY for _ in range(SLOTS)]
+        for cells in self.host.values():
+            cells[:] = [RUBBISH] * len(cells)
+
     @rule(ends=st.booleans())
     def step(self, ends: bool) -> None:
         self.scheduler.admit()
@@ -233,7 +322,15 @@ class PrefixMachine(RuleBasedStateMachine):
     def carry_out(self, step: Step) -> None:
         owners = {s.slot: s for s in self.alive.values() if s.slot is not None}
         for copy in step.copies:
-            self.pool[copy.target][: copy.length] = self.pool[copy.source][: copy.length]
+            self.copy(copy)
+        store = self.scheduler.store
+        kept = {
+            number: [(entry.salt, token) for token in entry.tokens]
+            for number, entry in store._entries.items()
+        }
+        assert self.host == kept, "the host has what the store says, and nothing else"
+        assert store.bytes == 3 * sum(map(len, self.host.values()))
+        assert store.restored_tokens >= self.restored
         busy = {row.slot for row in step.decode}
         for slot, length in enumerate(step.lengths):
             if slot not in busy:
@@ -260,6 +357,20 @@ class PrefixMachine(RuleBasedStateMachine):
             if sequence.is_scored:
                 assert sequence.cached == 0
             assert sequence.cached == 0 or SHORTEST <= sequence.cached < len(sequence.prompt)
+
+    def copy(self, copy: CacheCopy) -> None:
+        if isinstance(copy, SlotCopy):
+            self.pool[copy.target][: copy.length] = self.pool[copy.source][: copy.length]
+        elif isinstance(copy, PrefixSave):
+            assert copy.entry not in self.host and copy.length >= SHORTEST
+            self.host[copy.entry] = self.pool[copy.slot][: copy.length]
+            assert sum(map(len, self.host.values())) <= self.budget, "over the budget"
+        elif isinstance(copy, PrefixRestore):
+            assert SHORTEST <= copy.length <= len(self.host[copy.entry])
+            self.pool[copy.slot][: copy.length] = self.host[copy.entry][: copy.length]
+            self.restored += copy.length
+        else:
+            self.host.pop(copy.entry, None)
 
     @invariant()
     def slots_and_queues_agree(self) -> None:
