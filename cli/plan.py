@@ -61,6 +61,7 @@ def _rows(source: str, wanted: Profile, plan: Plan) -> list[tuple[str, str]]:
             f"{size(plan.activation_bytes)} = hidden {size(plan.hidden_bytes)}, scores "
             f"{size(plan.score_bytes)}, logits {size(plan.logit_bytes)}",
         ),
+        *([("prefix store", size(plan.store_bytes))] if plan.store_bytes else []),
         ("total", f"{size(plan.total_bytes)} of {size(plan.memory_bytes)}"),
     ]
     return rows + ([] if plan.ceiling is None else _ceiling_rows(plan.ceiling))

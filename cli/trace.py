@@ -56,6 +56,10 @@ def _print(steps: Sequence[StepRecord]) -> None:
         ("requests", f"{sum(s.admitted for s in steps)} admitted, "
          f"{sum(s.finished for s in steps)} finished, {sum(s.cancelled for s in steps)} cancelled"),
     ]  # fmt: skip
+    if any(step.choice.saves or step.choice.restores for step in steps):
+        saves = sum(step.choice.saves for step in steps)
+        restores = sum(step.choice.restores for step in steps)
+        lines.append(("prefix store", f"{saves} prefixes saved, {restores} restored"))
     for part in asdict(first.parts):
         spent = sum(getattr(step.parts, part) for step in steps)
         share = f"{1e3 * spent / len(steps):.3g} ms a step, {spent / total:.1%}"

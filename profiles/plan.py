@@ -10,6 +10,7 @@ from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import FLOAT_PRECISIONS, Profile, ProfileError
 from edgellama.profiles.rules import require_support
 
+MIB = 1024**2
 GIB = 1024**3
 ELEMENT_BYTES = {
     "fp32": 4.0,
@@ -37,7 +38,8 @@ class Plan:
 
     `weight_bytes` are the sum of linears, tables and norms, and `batch_bytes` the linears of the
     second form with a head of their own, where there is one; `activation_bytes` that of hidden
-    states, scores and logits. `ceiling` is None where the memory's bandwidth is not known.
+    states, scores and logits. `store_bytes` are those of the prefix store on a CPU; that of a GPU's
+    engine lies in another memory. `ceiling` is None where the memory's bandwidth is not known.
     """
 
     profile: str
@@ -51,6 +53,7 @@ class Plan:
     slots: int
     capacity: int
     kv_bytes: int
+    store_bytes: int
     activation_bytes: int
     hidden_bytes: int
     score_bytes: int
@@ -166,6 +169,7 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
     logits = limits.slots * model.vocab_size * FLOAT_BYTES
     scores = score_bytes(model, profile, capacity)
     activations = hidden + scores + logits
+    store = limits.prefix_store_mib * MIB if profile.device.kind == "cpu" else 0
     ceiling = None
     if gpu is not None:
         # The embedding is gathered row by row; the head, its twin or not, is read whole.
@@ -183,11 +187,12 @@ def make_plan(model: ModelConfig, profile: Profile) -> Plan:
         slots=limits.slots,
         capacity=capacity,
         kv_bytes=kv,
+        store_bytes=store,
         activation_bytes=activations,
         hidden_bytes=hidden,
         score_bytes=scores,
         logit_bytes=logits,
-        total_bytes=weights + batch + kv + activations,
+        total_bytes=weights + batch + kv + store + activations,
         memory_bytes=int(profile.device.memory_gib * GIB),
         ceiling=ceiling,
     )
@@ -209,7 +214,9 @@ def require_fit(model: ModelConfig, profile: Profile) -> Plan:
     held = plan.weight_bytes + plan.batch_bytes + plan.activation_bytes
     spare = plan.memory_bytes - held
     tokens = spare // plan.kv_bytes_per_token
-    if tokens >= plan.slots:
+    if plan.store_bytes and plan.kv_bytes <= spare:
+        advice = f"lower limits.prefix_store_mib to {(spare - plan.kv_bytes) // MIB}"
+    elif tokens >= plan.slots:
         advice = f"lower limits.capacity to {tokens // plan.slots} or limits.slots"
     elif tokens > 1:
         advice = f"lower limits.slots x limits.capacity to {tokens} tokens in all"
@@ -218,13 +225,14 @@ def require_fit(model: ModelConfig, profile: Profile) -> Plan:
     else:
         advice = "use a smaller weight precision, a smaller model or a device with more memory"
     gpu = profile.device.gpu
+    store = f", prefix store {plan.store_bytes / GIB:.2f}" if plan.store_bytes else ""
     source = "device.memory_gib of the profile"
     if gpu is not None:
         source += f", of {gpu.memory_gib:g} GiB in all ({gpu.sources['memory_gib']})"
     raise ProfileError(
         f"profile {profile.name}: the engine needs {plan.total_bytes / GIB:.2f} GiB "
         f"(weights {(plan.weight_bytes + plan.batch_bytes) / GIB:.2f}, "
-        f"KV {plan.kv_bytes / GIB:.2f}, activations {plan.activation_bytes / GIB:.2f}) but "
+        f"KV {plan.kv_bytes / GIB:.2f}, activations {plan.activation_bytes / GIB:.2f}{store}) but "
         f"device.memory_gib is "
         f"{plan.memory_bytes / GIB:.2f}; {advice} [rule memory; source: {source}]"
     )

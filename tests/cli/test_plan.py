@@ -25,8 +25,8 @@ CONFIG = {
 KEYS = (
     "model profile parameters weight_bytes linear_bytes table_bytes norm_bytes batch_bytes "
     "kv_bytes_per_token "
-    "slots capacity kv_bytes activation_bytes hidden_bytes score_bytes logit_bytes total_bytes "
-    "memory_bytes ceiling fits"
+    "slots capacity kv_bytes store_bytes activation_bytes hidden_bytes score_bytes logit_bytes "
+    "total_bytes memory_bytes ceiling fits"
 )
 
 

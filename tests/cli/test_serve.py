@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ def run(*arguments: str, text: str | None = None) -> Result:
     return CliRunner().invoke(main, list(arguments), input=text)
 
 
-@pytest.fixture(scope="module")
-def server(engine: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+@contextmanager
+def serving(engine: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """A running server and the document that it printed."""
     command = [sys.executable, "-m", "edgellama.cli", "serve", engine, "--port", "0", "--json"]
+    command += options
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -36,6 +38,12 @@ def server(engine: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(engine: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    with serving(engine) as running:
+        yield running
 
 
 @pytest.fixture
@@ -169,6 +177,47 @@ def test_the_trace_of_a_server(target: str, tmp_path: Path) -> None:
     assert sum(event["name"].startswith("step ") for event in events) == 3
     printed = run("trace", "--target", target, "--json", "-").stdout
     assert len(json.loads(printed)["traceEvents"]) > len(events)
+
+
+def test_more_prompts_than_slots_come_back_from_the_prefix_store(
+    engine: str, tmp_path: Path
+) -> None:
+    asked = ("--max-new-tokens", "4", "--temperature", "0", "--ignore-eos", "--json")
+    prompts = [f"{name} went out and came back with a story." for name in "ABCDEFGH"]
+
+    def answer(target: str, prompt: str) -> dict[str, Any]:
+        done = run("client", "generate", "--target", target, "--prompt", prompt, *asked)
+        document: dict[str, Any] = json.loads(done.stdout)
+        return document
+
+    with serving(engine, "--prefix-store", "16") as (_, document):
+        target = document["target"]
+        answers = [answer(target, prompt) for prompt in (*prompts, prompts[0])]
+        file = tmp_path / "trace.json"
+        done = run("trace", "--target", target, "--json", str(file))
+    assert answers[-1]["token_ids"] == answers[0]["token_ids"]
+    first, last = (answers[i]["usage"] for i in (0, -1))
+    assert first["cached_prompt_tokens"] == 0
+    assert last["cached_prompt_tokens"] == last["prompt_tokens"] - 1
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("prefix store"))
+    assert line.endswith(" prefixes saved, 1 restored")
+    events = json.loads(file.read_text("utf-8"))["traceEvents"]
+    assert sum(event["args"].get("restores", 0) for event in events) == 1
+
+
+@pytest.mark.parametrize(
+    ("mib", "code", "words"),
+    [
+        ("-1", 2, "-1 is not in the range x>=0"),
+        ("0.5", 2, "'0.5' is not a valid integer"),
+        ("999999999", 1, "error: prefix_store_mib is 999999999; it must be 0"),
+    ],
+)
+def test_a_prefix_store_that_cannot_be_is_refused(
+    engine: str, mib: str, code: int, words: str
+) -> None:
+    done = run("serve", engine, "--prefix-store", mib)
+    assert done.exit_code == code and words in done.stderr
 
 
 def test_info_describes_the_model(target: str) -> None:

@@ -19,7 +19,9 @@ from edgellama.profiles.profile import Profile, load_profile
 from edgellama.runtime.completion import Completion
 from edgellama.runtime.engine import Engine
 from edgellama.runtime.manifest import read_manifest
+from edgellama.runtime.ort import OrtBackend
 from edgellama.runtime.request import Request, Sampling, Stop
+from edgellama.runtime.text import TextCodec
 
 LAYERS, KV_HEADS, HEAD_DIM = 2, 2, 16
 
@@ -56,6 +58,48 @@ def test_the_plan_counts_a_byte_an_element(engines: dict[str, Path]) -> None:
     large = make_plan(manifest.model, profile("fp32"))
     assert small.kv_bytes * 4 == large.kv_bytes
     assert small.kv_bytes_per_token == manifest.kv.bytes_per_token
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("kv", ["fp32", "int8"])
+def test_a_prompt_that_lost_its_slot_is_restored(
+    engines: dict[str, Path], kv: str, slots: int
+) -> None:
+    manifest = read_manifest(engines[kv])
+    limits = replace(manifest.profile.limits, slots=slots, prefix_store_mib=1)
+    prompts = [(256, *((40 + 7 * i + 13 * n) % 200 for i in range(59))) for n in range(4)]
+    requests = [
+        Request(prompt, Sampling(temperature=0.0), Stop(max_new_tokens=12, ignore_eos=True))
+        for prompt in prompts
+    ]
+    codec = TextCodec.load(engines[kv])
+    with Engine(OrtBackend.load(engines[kv], manifest), codec, limits) as engine:
+        backend = engine._backend
+        assert isinstance(backend, OrtBackend)
+        first = engine.generate(requests[0])
+        held = len(prompts[0]) + 11  # the last token drawn was never fed
+        bytes_of_it = {name: a.copy() for name, a in backend.cache(0, held).items()}
+        solo = [first, *(engine.generate(one) for one in requests[1:])]
+        assert not any(answer.usage.cached_prompt_tokens for answer in solo)
+        before = engine.stats()
+        again = engine.generate(requests[0])
+        after = engine.stats()
+        assert again.token_ids == first.token_ids
+        assert again.usage.cached_prompt_tokens == 59
+        assert after.prompt_tokens - before.prompt_tokens == 1, "the last token of the prompt"
+        assert after.restored_tokens == 59
+        per_token = manifest.kv.bytes_per_token
+        assert before.stored_bytes == (len(prompts) - slots) * held * per_token
+        assert after.stored_bytes == before.stored_bytes + held * per_token
+        for name, restored in backend.cache(0, 59).items():
+            assert (restored == bytes_of_it[name][:, :59]).all(), name
+        # Longer than what is stored of it, and that whole.
+        turn = replace(requests[1], prompt_ids=(*prompts[1], *solo[1].token_ids, 65, 66))
+        answer = engine.generate(turn)
+        assert answer.usage.cached_prompt_tokens == held
+    with Engine.load(engines[kv]) as alone:
+        assert alone.generate(turn).token_ids == answer.token_ids
+        assert alone.stats().stored_bytes == alone.stats().restored_tokens == 0
 
 
 def test_concurrent_requests_equal_their_solo_runs(engines: dict[str, Path]) -> None:

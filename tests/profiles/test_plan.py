@@ -114,6 +114,28 @@ def test_the_plan_by_hand() -> None:
     assert plan.fits and plan.as_dict()["fits"] is True
 
 
+def with_store(mib: int, **limits: int) -> Profile:
+    base = tiny_profile()
+    return replace(base, limits=replace(base.limits, prefix_store_mib=mib, **limits))
+
+
+def test_the_prefix_store_counts_where_it_lies_in_the_same_memory() -> None:
+    plan = make_plan(STORIES, with_store(100))
+    assert plan.store_bytes == 100 << 20
+    assert plan.total_bytes == make_plan(STORIES, with_store(0)).total_bytes + (100 << 20)
+    gpu = load_profile("l4-8b")
+    larger = replace(gpu, limits=replace(gpu.limits, prefix_store_mib=1 << 20))
+    assert make_plan(LLAMA_8B, larger) == make_plan(LLAMA_8B, gpu)
+
+
+def test_a_prefix_store_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(ProfileError, match=r"prefix store 1\.00\).*prefix_store_mib to 1003 "):
+        require_fit(STORIES, with_store(1024))
+    require_fit(STORIES, with_store(1003))
+    with pytest.raises(ProfileError, match=r"lower limits\.capacity to \d+ or limits\.slots"):
+        require_fit(STORIES, with_store(1, slots=10_000))
+
+
 def with_precision(**changes: object) -> Profile:
     base = tiny_profile()
     return replace(base, precision=replace(base.precision, **changes))  # type: ignore[arg-type]

@@ -56,6 +56,12 @@ WRONG = (
     ("slots = 4", "slots = 4\nchunk_slowdown = nan", "chunk_slowdown is nan; it must be > 1 and"),
     ("slots = 4", "slots = 4\nchunk_slowdown = inf", "chunk_slowdown is inf; it must be > 1 and"),
     ("slots = 4", "slots = 4\ndraft_tokens = 0", "limits.draft_tokens is 0; it must be >= 1"),
+    (
+        "slots = 4",
+        "slots = 4\nprefix_store_mib = -1",
+        "limits.prefix_store_mib is -1; it must be >= 0",
+    ),
+    ("slots = 4", "slots = 4\nprefix_store_mib = 0.5", "prefix_store_mib is 0.5; a value of type"),
     ("max_queue = 8", "max_queue = -1", "limits.max_queue is -1; it must be >= 1"),
     ("memory_gib = 1", "memory_gib = 0", "device.memory_gib is 0.0; it must be > 0"),
     ("memory_gib = 1", "memory_gib = nan", "device.memory_gib is nan; it must be > 0 and finite"),

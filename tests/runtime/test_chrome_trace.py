@@ -19,6 +19,8 @@ def record(index: int, began: float) -> StepRecord:
         running=3,
         waiting=2,
         stalls=(Stall.NO_SLOT,),
+        saves=4,
+        restores=5,
     )
     return StepRecord(index, began, PARTS, choice, admitted=1, cancelled=0, finished=0)
 
@@ -43,6 +45,8 @@ def test_steps_parts_and_slots_have_their_tracks() -> None:
         ("step 7", 0.0, 25_000.0),
         ("step 8", 100_000.0, 25_000.0),
     ]
+    moved = [steps[0]["args"][key] for key in ("copies", "saves", "restores")]
+    assert moved == [1, 4, 5]
     assert steps[0]["args"]["stalls"] == ["no_slot"] and steps[0]["args"]["tokens"] == 34
     parts = [event for event in tracks[0][1:7]]
     assert [event["name"] for event in parts] == [

@@ -113,7 +113,7 @@ class Client:
 @pytest.mark.slow
 def test_a_long_random_load_is_exact_and_leaves_nothing(engine_folder: Path) -> None:
     threads_before = threading.active_count()
-    with Engine.load(engine_folder, threads=1, preempt=True) as engine:
+    with Engine.load(engine_folder, threads=1, preempt=True, prefix_store_mib=1) as engine:
         clients = [Client(engine, seed) for seed in range(CLIENTS)]
         grown: list[int] = []
         files = 0
@@ -134,6 +134,7 @@ def test_a_long_random_load_is_exact_and_leaves_nothing(engine_folder: Path) -> 
             assert open_files() <= files, f"files are left open after part {part}"
         stats = engine.stats()
         assert (stats.running, stats.waiting) == (0, 0)
+        assert stats.restored_tokens > 0 and stats.stored_bytes <= 1 << 20
         assert sum(each.checked for each in clients) > 100
         ended = {reason for each in clients for reason in each.ended}
         assert {FinishReason.MAX_TOKENS, FinishReason.CANCELLED} <= ended

@@ -22,7 +22,14 @@ from edgellama.runtime.engine import Engine
 from edgellama.runtime.load import load_backend
 from edgellama.runtime.manifest import EngineError, Manifest, record_files, write_manifest
 from edgellama.runtime.request import Request
-from edgellama.runtime.step import DecodeRow, PrefillChunk, Step
+from edgellama.runtime.step import (
+    DecodeRow,
+    PrefillChunk,
+    PrefixRestore,
+    PrefixSave,
+    SlotCopy,
+    Step,
+)
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -206,6 +213,13 @@ def test_half_the_bytes_a_cache(tmp_path: Path) -> None:
     for row, slot in zip(rows, (2, 0), strict=True):
         exact = expected_logits(driver.held[slot])[-1]
         assert 0 < np.abs(row - exact).max() < 0.01
+    # The host keeps the halves as they are.
+    driver.held[2], driver.held[0] = prompt, prompt[:3]
+    driver.run(chunk=(1, [1]), copies=(PrefixSave(2, 1, 12),))
+    driver.held[2] = []
+    driver.run(chunk=(2, tokens(8, 5)))
+    again = driver.run({2: 5, 0: 6}, copies=(PrefixRestore(1, 2, 12),))
+    np.testing.assert_array_equal(again, rows)
 
 
 # What one step asks of the library and of the GPU.
@@ -354,6 +368,10 @@ def step(
         (step(chunk=(0, 4, 21)), "4 tokens at position 21 do not fit a slot of 24"),
         (step(chunk=(0, 4, -1)), "4 tokens at position -1"),
         (step(chunk=(0, 4, 0), token=VOCAB), "token id is 40"),
+        (Step((), None, (3,) * 4, (PrefixSave(4, 1, 3),)), "slot is 4"),
+        (Step((), None, (3,) * 4, (PrefixRestore(1, -1, 3),)), "slot is -1"),
+        (Step((), None, (3,) * 4, (PrefixRestore(1, 0, 24),)), "24 positions of a slot are copied"),
+        (Step((), None, (3,) * 4, (SlotCopy(1, 1, 3),)), "slot 1 is copied to itself"),
         # The decode would be fine: nothing of it is enqueued either.
         (step(((0, 1, 3),), chunk=(1, 4, 21)), "4 tokens at position 21"),
     ],
