@@ -58,11 +58,11 @@ class PrefixCache:
                     source, shared = other, common
         if shared < SHORTEST:
             source, shared = slot, 0
-        entry, stored = self._store.find(wanted, salt) if shared < len(wanted) else (None, 0)
-        if stored <= shared:
-            entry = None
-        else:
+        entry, stored = self._store.find(wanted, salt)
+        if stored > shared:
             source, shared = slot, stored
+        else:
+            entry = None
         kept = shared if source == slot and entry is None else 0
         copies = self._save(slot, kept, source, entry)
         if entry is not None:
