@@ -8,6 +8,7 @@ import click
 
 from edgellama.cli.engine import engine_directory
 from edgellama.cli.greedy_form import greedy_form_option
+from edgellama.cli.limits import limit_options, limits_of
 from edgellama.cli.numbers import seconds
 from edgellama.cli.verb import Verb, print_json
 
@@ -37,6 +38,7 @@ from edgellama.cli.verb import Verb, print_json
     is_flag=True,
     help="Let a waiting request take the slot of a running one of lower priority.",
 )
+@limit_options
 @click.option(
     "--prefix-store",
     "prefix_store_mib",
@@ -52,6 +54,8 @@ def command(
     greedy_form: str | None,
     grace: float,
     preempt: bool,
+    chunk_slowdown: float | None,
+    draft_tokens: int | None,
     prefix_store_mib: int | None,
     as_json: bool,
 ) -> None:
@@ -61,6 +65,7 @@ def command(
     every call in flight was completed, 1 when the grace was too short for one.
     """
     directory = engine_directory(engine)
+    limits = limits_of(directory, chunk_slowdown, draft_tokens)
 
     from edgellama.grpc_service.serve import serve
     from edgellama.runtime.engine import Engine
@@ -75,6 +80,7 @@ def command(
         directory,
         threads=threads,
         preempt=preempt,
+        limits=limits,
         greedy_form=greedy_form,
         prefix_store_mib=prefix_store_mib,
     ) as loaded:

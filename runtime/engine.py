@@ -99,12 +99,13 @@ class Engine:
         preempt: bool = False,
         greedy_form: str | None = None,
         prefix_store_mib: int | None = None,
+        limits: Limits | None = None,
     ) -> Engine:
         """Open an engine directory; `check_files` compares every file with its sha256 first.
 
-        `threads`, `greedy_form` and `prefix_store_mib`, the MiB of the host's memory for prefixes
-        that no slot has room for, None take the profile's. With `preempt` a waiting request takes
-        the slot of a running one of lower priority. Raises EngineError.
+        `threads`, `greedy_form`, `limits` and `prefix_store_mib`, the MiB of the host's memory for
+        prefixes that no slot has room for, None take the profile's. With `preempt` a waiting
+        request takes the slot of a running one of lower priority. Raises EngineError.
         """
         # Imported here so that the engine itself does not need tokenizers.
         from edgellama.runtime.text import TextCodec
@@ -119,7 +120,7 @@ class Engine:
             return cls(
                 backend,
                 codec,
-                manifest.profile.limits,
+                manifest.profile.limits if limits is None else limits,
                 manifest,
                 preempt=preempt,
                 greedy_form=form,

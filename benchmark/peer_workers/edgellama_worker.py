@@ -6,11 +6,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.manifest import read_manifest
 from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
 
 
@@ -19,7 +21,10 @@ class System:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.version = version("edgellama")
-        self._engine = Engine.load(Path(settings["model"]), threads=settings["threads"])
+        folder = Path(settings["model"])
+        # No system guesses tokens: random weights repeat themselves as no real model does.
+        limits = replace(read_manifest(folder).profile.limits, draft_tokens=None)
+        self._engine = Engine.load(folder, threads=settings["threads"], limits=limits)
 
     def run(self, requests: list[dict[str, Any]]) -> list[list[float]]:
         """Return the seconds to each token of each request."""

@@ -220,6 +220,38 @@ def test_a_prefix_store_that_cannot_be_is_refused(
     assert done.exit_code == code and words in done.stderr
 
 
+@pytest.mark.parametrize(("tokens", "guesses"), [("7", True), ("0", False)])
+def test_guesses_are_for_one_server_to_have(
+    engine: str, tmp_path: Path, tokens: str, guesses: bool
+) -> None:
+    prompt = "one two one two"
+    asked = ("--regex", "( one two){4}", "--temperature", "0", "--json")
+    with serving(engine, "--draft-tokens", tokens, "--chunk-slowdown", "1.5") as (_, document):
+        target = document["target"]
+        done = run("client", "generate", "--target", target, "--prompt", prompt, *asked)
+        file = tmp_path / "trace.json"
+        run("trace", "--target", target, "--json", str(file))
+    alone = run("generate", engine, "--prompt", prompt, *asked)
+    assert json.loads(done.stdout)["token_ids"] == json.loads(alone.stdout)["token_ids"]
+    events = json.loads(file.read_text("utf-8"))["traceEvents"]
+    assert any(event["args"].get("drafted", 0) for event in events) == guesses
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--draft-tokens", "-1", "-1 is not in the range x>=0"),
+        ("--chunk-slowdown", "1", "1.0 is not in the range x>1.0"),
+        ("--chunk-slowdown", "inf", "limits.chunk_slowdown is inf; it must be > 1 and finite"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(
+    engine: str, option: str, value: str, words: str
+) -> None:
+    done = run("serve", engine, option, value)
+    assert done.exit_code != 0 and words in done.stderr
+
+
 def test_info_describes_the_model(target: str) -> None:
     document = json.loads(run("client", "info", "--target", target, "--json").stdout)
     assert document["vocab_size"] == 258
