@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,11 +119,17 @@ EXPORTERS = (
 def run_measured(command: Sequence[str], log: Path) -> tuple[float, int]:
     """Run a command; returns its seconds and the peak resident bytes of its largest process.
 
-    Memory-mapped pages that were touched count. Raises PeerError with the end of its output.
+    The user's cache is empty, so nothing of an earlier run is used. Memory-mapped pages that were
+    touched count. Raises PeerError with the end of its output.
     """
-    with log.open("wb") as stream:
-        launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command]
-        result = subprocess.run(launcher, stdout=subprocess.PIPE, stderr=stream, check=False)
+    with log.open("wb") as stream, tempfile.TemporaryDirectory(dir=log.parent) as empty:
+        result = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, *command],
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            env={**os.environ, "XDG_CACHE_HOME": empty},
+            check=False,
+        )
     if result.returncode:
         text = log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
         raise PeerError(f"{command[0]} ended with {result.returncode}: {text}")

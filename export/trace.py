@@ -21,6 +21,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from edgellama.export.stamp import TEMPLATE, stamp_layers
+from edgellama.export.trace_cache import kept_trace
 from edgellama.export.traced_llama import ATTENTION, KeyValue, TracedLlama, register_hooks
 
 OPSET = 23
@@ -97,19 +98,19 @@ def trace_llama(config: LlamaConfig, dtype: str) -> ir.Model:
     """Return the graph of `config`, which may be of any size: no weight is allocated.
 
     Two layers are traced and the second is repeated: tracing takes time and memory by the layer,
-    and the result is the same (`tests/export/test_stamp.py` compares the two).
+    and the result is the same (`tests/export/test_stamp.py` compares the two). The trace is kept
+    for later builds; raises OSError where the user's cache cannot be written.
 
     The initializers carry names and shapes but no data, named as in the checkpoint. Inputs
     `input_ids`, `position_ids` int64 [batch, sequence] and `past_key_values.N.{key,value}`
     [batch, kv_heads, past, head_dim]; outputs `logits` [batch, sequence, vocab] and
     `present.N.{key,value}`.
     """
-    if config.num_hidden_layers <= TRACED_LAYERS:
-        return trace_every_layer(config, dtype)
     short = copy.deepcopy(config)
-    short.num_hidden_layers = TRACED_LAYERS
-    model = trace_every_layer(short, dtype)
-    stamp_layers(model, config.num_hidden_layers)
+    short.num_hidden_layers = min(config.num_hidden_layers, TRACED_LAYERS)
+    model = kept_trace(short, dtype, trace_every_layer)
+    if config.num_hidden_layers > TRACED_LAYERS:
+        stamp_layers(model, config.num_hidden_layers)
     return model
 
 

@@ -11,17 +11,12 @@ from typing import TYPE_CHECKING
 from edgellama.optimize.error import BuildError
 from edgellama.optimize.tensorrt.library import RTX, knobs_of
 from edgellama.optimize.tensorrt.report import Kept
+from edgellama.profiles.cache_folder import cache_folder
 from edgellama.profiles.profile import Profile
 from edgellama.runtime.device import DeviceProperties
 
 if TYPE_CHECKING:
     from edgellama.optimize.tensorrt.library import Config, Library
-
-
-def default_folder() -> Path:
-    """Return the folder of the caches: `$XDG_CACHE_HOME` or `~/.cache`, then edgellama/timing."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "edgellama" / "timing"
 
 
 def cache_path(folder: Path, version: str, sm: int, driver: str, level: int) -> Path:
@@ -81,7 +76,7 @@ class TimingCache:
             return TimingCache(None, "tensorrt.optimization_level 0 times nothing", 0)
         sm = int(gpu.compute_capability.replace(".", ""))
         path = cache_path(
-            folder or default_folder(),
+            folder or cache_folder("timing"),
             library.__version__,
             sm,
             gpu.driver,

@@ -23,7 +23,6 @@ from edgellama.optimize.tensorrt.report import Kept
 from edgellama.optimize.tensorrt.timing_cache import (
     TimingCache,
     cache_path,
-    default_folder,
     read_cache,
     write_cache,
 )
@@ -138,13 +137,6 @@ def test_other_keys_are_other_files(one: Any, other: Any) -> None:
     folder = Path("caches")
     assert (cache_path(folder, *one) == cache_path(folder, *other)) == (one == other)
     assert cache_path(folder, *one).parent == folder
-
-
-def test_the_folder_of_the_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_folder() == tmp_path / "edgellama" / "timing"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert default_folder() == Path.home() / ".cache" / "edgellama" / "timing"
 
 
 def test_a_failed_write_leaves_the_cache_of_before(tmp_path: Path) -> None:
