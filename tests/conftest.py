@@ -14,6 +14,9 @@ import pytest
 # Before anything imports a kernel: they run in Triton's interpreter here. What compiles kernels
 # does so in processes of its own.
 os.environ["TRITON_INTERPRET"] = "1"
+# Before anything imports torch: its threads wait asleep. Awake, those of one process take the cores
+# from those of another, and of all that run beside this one.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # reciting_model is for the tests of several folders
 # A byte a token, and two special tokens behind them.
