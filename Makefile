@@ -10,6 +10,8 @@ BACKEND ?=
 PORT ?= 50051
 # How many processes run the tests.
 JOBS ?= 2
+# Each of the many processes of the tests would compile the project's modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 PY := .venv/bin/python
 BIN := .venv/bin
@@ -32,8 +34,9 @@ help:
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv
-	$(PY) -m pip install --quiet $(PIP_EXTRA) -c constraints.txt \
+	$(PY) -m pip install --quiet --no-compile $(PIP_EXTRA) -c constraints.txt \
 		-e '.[bench,compile,calibrate,cpu,dev,kernels,tensorrt-rtx]'
+	$(PY) -m compileall -qq -j 0 .venv/lib || true # templates are no Python; pip has one process
 	touch $@
 
 # `edgellama.*` as real paths, for tools that read files and run no import hook (mypy, protoc).
