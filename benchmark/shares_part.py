@@ -32,15 +32,11 @@ _STEPS = 32  # that are measured, with every row in them
 
 def lacking_share_room(slots: int, capacity: int) -> str | None:
     """Return why slots are too short for the steps, None where they are not."""
-    needed = _PROMPT + _output(min(_MOST_ROWS, slots))
+    # The first rows go on while the last prompts are read, each perhaps in two chunks.
+    needed = _PROMPT + 4 * min(_MOST_ROWS, slots) + _STEPS + 4
     if capacity < needed:
         return f"a slot holds {capacity} tokens; {needed} are needed"
     return None
-
-
-def _output(rows: int) -> int:
-    """Return the tokens of each answer: the first rows go on while the last prompts are read."""
-    return 2 * rows + _STEPS + 4
 
 
 class SharesPart:
@@ -48,6 +44,7 @@ class SharesPart:
 
     def __init__(self, engine: Engine, slots: int, draw: random.Random) -> None:
         self._engine, self._draw = engine, draw
+        self._output = engine.capacity - _PROMPT  # they are cancelled when all is measured
         self._rows = min(_MOST_ROWS, slots)
         self._rounds: dict[str, list[dict[str, float]]] = {name: [] for name in SAMPLINGS}
 
@@ -79,13 +76,20 @@ class SharesPart:
         window = _Window(self._engine, self._rows)
         ids = range(self._engine.manifest.model.vocab_size)
         requests = [
-            fixed_length(self._draw.choices(ids, k=_PROMPT), _output(self._rows), sampling)
+            fixed_length(self._draw.choices(ids, k=_PROMPT), self._output, sampling)
             for _ in range(self._rows)
         ]
         sent: list[str] = []
-        try:
-            for row, request in enumerate(requests):
+
+        def send_others() -> None:
+            for row, request in enumerate(requests[1:], 1):
                 sent.append(self._engine.submit(request, window.listener(row)))
+
+        # The others are sent by the engine's own thread: on a busy machine the first could end
+        # before this one comes to it.
+        window.on_first = send_others
+        try:
+            sent.append(self._engine.submit(requests[0], window.listener(0)))
             window.measured.wait()
         finally:
             for request_id in sent:
@@ -109,6 +113,7 @@ class _Window:
         self._last_row = -1  # the last that has begun: what it sees, all others see
         self._first: EngineStats | None = None
         self._last: EngineStats | None = None
+        self.on_first: Callable[[], None] = lambda: None  # with the first token of row 0
         self.measured = Flag()
         self._changed = Flag()
 
@@ -121,6 +126,8 @@ class _Window:
                 if self._tokens[row] == 1:
                     self._begun += 1
                     self._last_row = row
+                    if row == 0:
+                        self.on_first()
                 if row == self._last_row and self._begun == self._rows:
                     self._count(self._tokens[row])
             elif isinstance(event, End):

@@ -19,13 +19,18 @@ from edgellama.optimize.error import BuildError
 from edgellama.optimize.kernels.compile_worker import Order, compile_order, prepare
 from edgellama.optimize.kernels.kernel_files import CompiledKernel, read_kernels, write_kernels
 from edgellama.optimize.kernels.kernel_spec import KernelSpec
-from edgellama.profiles.cache_folder import cache_folder
 from edgellama.profiles.kernels import CODES, PTX_SINCE
 from edgellama.runtime.manifest import EngineError
 
 Progress = Callable[[str, int, int], None]
 _STEPS = ("compile_worker", "hidden_arguments", "assemble")
 _WORKERS = 2  # a compilation takes a second and a few hundred megabytes
+
+
+def default_cache() -> Path:
+    """Return the folder of the cache: `$XDG_CACHE_HOME` or `~/.cache`, then edgellama/kernels."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "edgellama" / "kernels"
 
 
 def compile_kernels(
@@ -45,7 +50,7 @@ def compile_kernels(
     """
     orders = [_order(spec, sm, code, ptx_version) for spec in specs]
     compiler = compiler_version()
-    folder = cache if cache is not None else cache_folder("kernels")
+    folder = cache if cache is not None else default_cache()
     folder.mkdir(parents=True, exist_ok=True)
     sources = _sources()
     paths = [folder / f"{_key(order, compiler, sources)}.zip" for order in orders]
