@@ -12,8 +12,9 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 _TOP_P_START = 1024  # candidates that hold the nucleus of a trained model nearly always
-_BINS = 2048
-_BINS_PER_NAT = 64  # 32 nats in all; whatever lies deeper shares the last bin
+# Weights that tell where a wide nucleus ends, and how far off that may be: four standard deviations
+# of the share that lies above.
+_SAMPLE, _MARGIN = 4096, 128
 _BLOCK = 256
 
 
@@ -27,10 +28,9 @@ class Room:
     def __init__(self, vocab_size: int) -> None:
         self.exponents: Floats = np.empty(vocab_size, np.float32)
         self.weights: Floats = np.empty(vocab_size, np.float32)
-        self.depth: Floats = np.empty(vocab_size, np.float32)
-        self.bins: npt.NDArray[np.intp] = np.empty(vocab_size, np.intp)
-        self.masses = np.empty(vocab_size, np.float64)
+        self.certain: Floats = np.empty(vocab_size, np.float32)
         self.inside = np.empty(vocab_size, np.bool_)
+        self.above = np.empty(vocab_size, np.bool_)
 
 
 def draw(scores: Floats, rules: Sampling, share: float, room: Room) -> int:
@@ -61,7 +61,7 @@ def draw(scores: Floats, rules: Sampling, share: float, room: Room) -> int:
         kept = _weigh(scores, scores[top], scale, room.exponents, room.weights)
         if rules.top_p < 1.0:
             ids = _top_p(scores, rules.top_p, room)
-            kept = kept[ids]
+            kept = kept if ids is None else kept[ids]
     if rules.min_p > 0.0:
         # The peak's weight is 1, so a weight is already the share of the largest probability.
         inside = np.flatnonzero(kept >= rules.min_p)
@@ -114,11 +114,11 @@ def _nucleus(falling: Floats, mass: float) -> int:
     return min(int(np.searchsorted(reached, mass, "left")) + 1, len(falling))
 
 
-def _top_p(scores: Floats, top_p: float, room: Room) -> Ids:
+def _top_p(scores: Floats, top_p: float, room: Room) -> Ids | None:
     """Return the rising ids of the nucleus of the weights `[vocab]` in `room`.
 
-    A trained model's nucleus lies among few tokens. A wide one is found by mass per bin of weight;
-    only the bin in which the mass is reached is sorted.
+    A trained model's nucleus lies among few tokens. Of a wide one the weights outside are set to 0,
+    and None is returned.
     """
     every = room.weights
     mass = top_p * float(every.sum(dtype=np.float64))
@@ -128,17 +128,44 @@ def _top_p(scores: Floats, top_p: float, room: Room) -> Ids:
         size = _nucleus(every[ids], mass)
         if size < len(ids) or len(ids) == len(scores):
             return np.sort(ids[:size])
-    bins, inside = room.bins, room.inside
-    with np.errstate(over="ignore"):  # what is as deep as that lies in the last bin
-        np.multiply(room.exponents, np.float32(-_BINS_PER_NAT), out=room.depth)
-    np.minimum(room.depth, np.float32(_BINS - 1), out=room.depth)
-    np.copyto(bins, room.depth, casting="unsafe")  # towards 0
-    np.copyto(room.masses, every)
-    reached = np.cumsum(np.bincount(bins, weights=room.masses, minlength=_BINS))
-    edge = min(int(np.searchsorted(reached, mass, "left")), _BINS - 1)
-    at = np.flatnonzero(np.equal(bins, edge, out=inside))
-    at = at[np.argsort(-scores[at], kind="stable")]
-    size = _nucleus(every[at], mass - (reached[edge - 1] if edge else 0.0))
-    np.less(bins, edge, out=inside)
-    inside[at[:size]] = True
-    return np.flatnonzero(inside)
+    _keep_wide(scores, mass, room)
+    return None
+
+
+def _keep_wide(scores: Floats, mass: float, room: Room) -> None:
+    """Set the weights `[vocab]` in `room` outside the nucleus to 0.
+
+    A sample says between which weights it ends; only those are sorted.
+    """
+    every, inside = room.weights, room.inside
+    low, high = _bracket(every, mass)
+    np.greater(every, high, out=inside)
+    np.multiply(every, inside, out=room.certain)
+    missing = mass - float(room.certain.sum(dtype=np.float64))
+    at = np.flatnonzero(np.greater(every, low, out=room.above) & ~inside)
+    falling = np.sort(every[at])[::-1]
+    if missing <= 0.0 or missing > float(falling.sum(dtype=np.float64)):  # the sample misled
+        at, missing = np.flatnonzero(every > 0.0), mass
+        falling = np.sort(every[at])[::-1]
+        inside[:] = False
+    size = _nucleus(falling, missing)
+    least = falling[size - 1]
+    weights = every[at]
+    equal = at[weights == least]  # of these the greatest scores, of equal ones the lowest ids
+    equal = equal[np.argsort(-scores[equal], kind="stable")]
+    more = size - int(np.count_nonzero(weights > least))
+    inside[at[weights > least]] = True
+    inside[equal[:more]] = True
+    np.multiply(every, inside, out=every)
+
+
+def _bracket(weights: Floats, mass: float) -> tuple[np.float32, np.float32]:
+    """Return two weights between which the nucleus is likely to end, -1 and inf for no bound."""
+    falling = np.sort(weights[:: max(1, len(weights) // _SAMPLE)])[::-1]
+    reached = np.cumsum(falling, dtype=np.float64)
+    whole = float(weights.sum(dtype=np.float64))
+    end = int(np.searchsorted(reached, mass / whole * reached[-1], "left"))
+    first, last = end - _MARGIN, end + _MARGIN
+    high = falling[first] if first >= 0 else np.float32(np.inf)
+    low = falling[last] if last < len(falling) else np.float32(-1.0)
+    return low, high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -333,6 +334,66 @@ def test_broken_logits_name_their_row_and_leave_the_states(poison: float) -> Non
     with pytest.raises(ValueError, match="row 1"):
         Sampler(300).sample(logits, states)
     assert [one.position for one in states] == [0, 0, 0]
+
+
+def test_threads_change_no_draw() -> None:
+    vocab, rows = 40_000, 13  # enough for a row to be worth a thread
+    logits = make_logits(rows, vocab, 7, spread=1.0)
+    rules = [
+        Sampling(temperature=(0.0, 0.7, 1.0)[row % 3], top_p=(1.0, 0.9)[row % 2], top_k=row % 5)
+        for row in range(rows)
+    ]
+    found = []
+    for threads in (1, 2, 3, 16):
+        sampler = Sampler(vocab, threads)
+        before = threading.active_count()
+        states = [state(each, seed=row, banned=(row,)) for row, each in enumerate(rules)]
+        found.append([sampler.sample(logits, states) for _ in range(4)])
+        assert all(one.position == 4 for one in states)
+        used = threading.active_count() - before
+        assert (used > 0) == (threads > 1)
+        sampler.close()
+        assert threading.active_count() == before
+    assert found[1:] == found[:1] * 3
+
+
+def test_a_row_that_fails_in_a_thread_fails_the_call_and_changes_nothing() -> None:
+    vocab = 20_000
+    sampler = Sampler(vocab, threads=2)
+    banned = state(Sampling(), banned=tuple(range(vocab)), min_new_tokens=1)
+    states = [state(Sampling()), banned, state(Sampling())]
+    with pytest.raises(ValueError, match="every token is banned"):
+        sampler.sample(make_logits(3, vocab, 0), states)
+    assert [one.position for one in states] == [0, 0, 0]
+    assert len(sampler.sample(make_logits(2, vocab, 0), states[::2])) == 2
+    sampler.close()
+
+
+def test_the_end_of_a_wide_nucleus() -> None:
+    """Equal weights at its end, a sample that misleads, and weights that are all alike."""
+    vocab = 128_256
+    draws = np.random.default_rng(8)
+    flat = draws.standard_normal(vocab).astype(np.float32)
+    steps = np.round(flat, 1)  # thousands of equal scores
+    alike = np.zeros(vocab, np.float32)
+    hidden = np.full(vocab, -2.0, np.float32)
+    hidden[1::2] = 0.0  # no place of the sample, every 31st, tells of the odd ones alone
+    stripes = np.where(np.arange(vocab) % 31 == 0, np.float32(5.0), np.float32(0.0))
+    for scores in (flat, steps, alike, hidden, stripes):
+        for top_p in (0.3, 0.9, 0.999):
+            for share in (0.0, 0.5, 0.999999):
+                rules = Sampling(temperature=1.0, top_p=top_p)
+                order = np.argsort(-scores, kind="stable")
+                weights = np.exp(scores - scores.max()).astype(np.float32)
+                reached = np.cumsum(weights[order], dtype=np.float64)
+                mass = top_p * float(weights.sum(dtype=np.float64))
+                kept = np.sort(order[: int(np.searchsorted(reached, mass * (1 - 1e-9))) + 1])
+                inside = np.cumsum(weights[kept], dtype=np.float64)
+                place = int(np.searchsorted(inside, share * inside[-1], "right"))
+                token = draw_at(scores, rules, share)
+                # Sums in another order differ in their last bits: a neighbour may be meant.
+                near = kept[max(0, place - 1) : place + 2]
+                assert token in near, (top_p, share)
 
 
 def test_wrong_shapes_and_types_are_refused() -> None:
