@@ -217,7 +217,7 @@ class Sampler:
     ) -> None:
         """Draw for some rows and write their tokens, each thread for an equal part of them."""
         parts = len(self._rooms) if self._workers is not None else 1
-        parts = min(parts, len(rows)) if logits.shape[1] >= _WORTH_A_THREAD else 1
+        parts = max(1, min(parts, len(rows))) if logits.shape[1] >= _WORTH_A_THREAD else 1
 
         def work(part: int) -> None:
             for row in rows[part::parts]:

@@ -366,6 +366,9 @@ def test_a_row_that_fails_in_a_thread_fails_the_call_and_changes_nothing() -> No
         sampler.sample(make_logits(3, vocab, 0), states)
     assert [one.position for one in states] == [0, 0, 0]
     assert len(sampler.sample(make_logits(2, vocab, 0), states[::2])) == 2
+    greedy = make_logits(2, vocab, 0)
+    drawn = sampler.sample(greedy, [state(GREEDY), state(GREEDY)])
+    assert [each.token for each in drawn] == greedy.argmax(axis=1).tolist()
     sampler.close()
 
 
