@@ -7,23 +7,18 @@ from collections.abc import Sequence as Tokens
 from collections.abc import Set
 from dataclasses import replace
 
-from edgellama.runtime.compaction import choose_move
 from edgellama.runtime.fair_share import FairShare
 from edgellama.runtime.pace import Pace
 from edgellama.runtime.preemption import choose_victim
 from edgellama.runtime.prefill_order import PrefillOrder
-from edgellama.runtime.prefix import SHORTEST, Held
-from edgellama.runtime.prefix_cache import PrefixCache
 from edgellama.runtime.prefix_store import PrefixStore
 from edgellama.runtime.request import QueueFullError
 from edgellama.runtime.sequence import Sequence, Status
-from edgellama.runtime.slots import SlotPool
+from edgellama.runtime.slot_table import SlotTable
 from edgellama.runtime.speculation import Speculation
 from edgellama.runtime.step import (
-    CacheCopy,
     DecodeRow,
     PrefillChunk,
-    PrefixDrop,
     PrefixRestore,
     PrefixSave,
     SlotCopy,
@@ -79,11 +74,7 @@ class Scheduler:
         self.pace = pace
         self.speculation = speculation
         self.preemptions = 0  # since it was made
-        self._pool = SlotPool(slots)
-        self.store = store or PrefixStore()
-        self._prefixes = PrefixCache(slots, self.store)
-        self._copies: list[CacheCopy] = []  # for the next step
-        self._by_slot: list[Sequence | None] = [None] * slots
+        self._slots = SlotTable(slots, store or PrefixStore())
         self._by_id: dict[str, Sequence] = {}
         self._shares = FairShare()
         self._waiting = WaitingQueue(self._shares)
@@ -100,12 +91,17 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Sequences that hold a slot."""
-        return self._pool.slots - self._pool.num_free
+        return self._slots.slots - self._slots.num_free
 
     @property
     def num_free_slots(self) -> int:
         """Slots that no sequence holds."""
-        return self._pool.num_free
+        return self._slots.num_free
+
+    @property
+    def store(self) -> PrefixStore:
+        """The prefixes that no slot has room for."""
+        return self._slots.store
 
     @property
     def has_work(self) -> bool:
@@ -118,9 +114,9 @@ class Scheduler:
         Raises QueueFullError when more than `max_queue` would wait beyond the free slots.
         """
         waiting = self.num_waiting
-        if waiting + 1 + len(siblings) - self._pool.num_free > self.max_queue:
+        if waiting + 1 + len(siblings) - self._slots.num_free > self.max_queue:
             raise QueueFullError(
-                f"{waiting} requests wait for one of {self._pool.slots} slots; "
+                f"{waiting} requests wait for one of {self._slots.slots} slots; "
                 f"limits.max_queue is {self.max_queue}; try again later"
             )
         for each in (sequence, *siblings):
@@ -145,20 +141,18 @@ class Scheduler:
 
     def clear(self) -> list[Sequence]:
         """Drop every sequence, and a step under way; returns them in order of arrival."""
-        pending = (*(self._step.copies if self._step else ()), *self._copies)
+        begun = self._step.copies if self._step is not None else ()
         self._step = None
         dropped = list(self._by_id.values())
         for sequence in dropped:
             self._release(sequence)
-        # Nothing of it may have happened; an entry that is dropped twice is freed once.
-        drops = [copy for copy in pending if isinstance(copy, PrefixDrop)]
-        self._copies = [*drops, *self._prefixes.forget()]
+        self._slots.forget(begun)
         return dropped
 
     def admit(self) -> list[Sequence]:
         """Give free slots to waiting sequences; returns those that had none before."""
         admitted: list[Sequence] = []
-        while self._waiting and (self._pool.num_free or self._preempt(admitted)):
+        while self._waiting and (self._slots.num_free or self._preempt(admitted)):
             sequence = self._waiting.pop()
             self._enter(sequence)
             admitted.append(sequence)
@@ -167,25 +161,19 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return the next step over the admitted sequences; None when there are none."""
         assert self._step is None, "schedule before update"
-        self._compact()
-        decode, drawn = [], []
-        for slot, sequence in enumerate(self._by_slot):
-            if sequence is not None and sequence.status is Status.DECODING:
-                token, pinned = sequence.output[-1], sequence.is_pinned
-                decode.append(DecodeRow(slot, token, sequence.computed, pinned))
-                drawn.append(sequence)
+        if not self._waiting and not len(self._prefilling):  # nobody is about to fill a gap
+            self._slots.compact()
+        drawn = [sequence for sequence in self._slots if sequence.status is Status.DECODING]
+        decode = [_row(sequence) for sequence in drawn]
         prefill = self._next_chunk(len(decode))
         if self.speculation is not None and prefill is None and _may_guess(drawn):
             decode[0] = replace(decode[0], draft=self.speculation.draft(drawn[0]))
         if prefill is not None and prefill.is_last:
-            drawn.append(self._in(prefill.slot))
+            drawn.append(self._slots.at(prefill.slot))
         if decode or prefill is not None:
-            if decode:  # an idle row below another takes part, and the more it holds the longer
-                self._copies += self._prefixes.clear_below(decode[-1].slot)
-            lengths = self._prefixes.lengths(self._pool.lengths)
-            self._step = Step(tuple(decode), prefill, lengths, tuple(self._copies))
+            lengths, copies = self._slots.begin_step(decode[-1].slot if decode else None)
+            self._step = Step(tuple(decode), prefill, lengths, copies)
             self._drawn = drawn
-            self._copies.clear()
         return self._step
 
     def sequences(self, step: Step) -> list[Sequence]:
@@ -197,12 +185,12 @@ class Scheduler:
         """Return what was chosen for the step scheduled last, and why it is not more."""
         chunk, record = step.prefill, None
         stalls = []
-        if self._waiting and not self._pool.num_free:
+        if self._waiting and not self._slots.num_free:
             stalls.append(Stall.NO_SLOT)
         if len(self._prefilling) > 1:
             stalls.append(Stall.OTHER_CHUNK)
         if chunk is not None:
-            owner, size = self._in(chunk.slot), len(chunk.tokens)
+            owner, size = self._slots.at(chunk.slot), len(chunk.tokens)
             record = ChunkRecord(owner.id, chunk.slot, chunk.start, size)
             whole = min(self.prefill_chunk, owner.to_compute - chunk.start)
             budget = self._step_budget(len(step.decode))
@@ -241,11 +229,11 @@ class Scheduler:
         assert len(tokens) == step.num_logits - len(step.draft), (len(tokens), step)
         self._step = None
         for sequence in drawn[: len(step.decode)]:
-            self._advance(sequence, 1)
+            self._slots.advance(sequence, 1)
             self._shares.charge(sequence.tenant, 1)
         if step.prefill is not None:
-            sequence = self._in(step.prefill.slot)
-            self._advance(sequence, len(step.prefill.tokens))
+            sequence = self._slots.at(step.prefill.slot)
+            self._slots.advance(sequence, len(step.prefill.tokens))
             self._shares.charge(sequence.tenant, len(step.prefill.tokens))
             if sequence.computed == sequence.to_compute:
                 self._prefilling.remove(sequence)
@@ -268,16 +256,9 @@ class Scheduler:
 
     def check(self) -> None:
         """Check that slots, queues and sequences agree."""
-        self._pool.check()
+        self._slots.check(self.capacity)
         self._shares.check()
-        self.store.check()
-        held = [sequence for sequence in self._by_slot if sequence is not None]
-        assert len(held) == self.num_running
-        for slot, sequence in enumerate(self._by_slot):
-            length = self._pool.lengths[slot]
-            assert length < self.capacity
-            assert sequence is None or (sequence.slot, sequence.computed) == (slot, length)
-            assert sequence is not None or self._prefixes.length(slot) < self.capacity
+        held = list(self._slots)
         siblings = [sibling for each in self._siblings.values() for sibling in each]
         present = [s.id for s in (*held, *self._waiting, *siblings)]
         assert sorted(present) == sorted(self._by_id)
@@ -286,20 +267,11 @@ class Scheduler:
 
     def _enter(self, sequence: Sequence) -> None:
         """Give a free slot to a sequence, with what the slots hold of it."""
-        sequence.slot = self._pool.allocate()
-        running = {
-            slot: Held(each.held, each.salt)
-            for slot, each in enumerate(self._by_slot)
-            if each is not None and _may_share(each, sequence)
-        }
         tokens = (*sequence.prompt, *sequence.output)  # never cached: the newest
         sequence.to_compute = max(len(sequence.prompt), len(tokens) - 1)
         if sequence.is_scored and not sequence.output:
             tokens = ()  # nothing is like it
-        cached, copies = self._prefixes.enter(sequence.slot, tokens, sequence.salt, running)
-        self._copies += copies
-        self._by_slot[sequence.slot] = sequence
-        self._advance(sequence, cached)
+        cached = self._slots.enter(sequence, tokens)
         if not sequence.preempted:
             sequence.cached = cached
         if sequence.computed == sequence.to_compute:  # nothing of what it lost is missing
@@ -312,7 +284,7 @@ class Scheduler:
         """Free a slot for the first in the queue, where it may take one; says whether it did."""
         if not self.preempt:
             return False
-        running = (each for each in self._by_slot if each is not None and each not in admitted)
+        running = (each for each in self._slots if each not in admitted)
         victim = choose_victim(self._waiting.first(), running)
         if victim is None:
             return False
@@ -322,21 +294,6 @@ class Scheduler:
         self.preemptions += 1
         self._waiting.put_back(victim)
         return True
-
-    def _compact(self) -> None:
-        """Close a gap between the rows, where nobody is about to take a slot there."""
-        if self._waiting or len(self._prefilling) or not self._pool.num_free:
-            return
-        decoding = (each for each in self._by_slot if each is not None)
-        sequence = choose_move(decoding, self._pool.lowest_free)
-        if sequence is None or sequence.slot is None:
-            return
-        old, new = sequence.slot, self._pool.allocate()
-        self._copies += self._prefixes.move(old, new, sequence.computed)
-        self._pool.extend(new, sequence.computed)
-        self._pool.free(old)
-        self._by_slot[old], self._by_slot[new] = None, sequence
-        sequence.slot = new
 
     def _step_budget(self, rows: int) -> int:
         """Return how many tokens of a chunk the limits allow beside so many rows."""
@@ -361,17 +318,6 @@ class Scheduler:
         is_scored = sequence.is_scored and not sequence.output
         return PrefillChunk(sequence.slot, tokens, start, is_last, is_scored, sequence.is_pinned)
 
-    def _in(self, slot: int) -> Sequence:
-        sequence = self._by_slot[slot]
-        assert sequence is not None, f"slot {slot} is free"
-        return sequence
-
-    def _advance(self, sequence: Sequence, tokens: int) -> None:
-        """Record that the cache grew: `[0, computed)` becomes `[0, computed + tokens)`."""
-        assert sequence.slot is not None
-        self._pool.extend(sequence.slot, tokens)
-        sequence.computed += tokens
-
     def _take_draft(
         self, sequence: Sequence, draft: tuple[int, ...], tokens: Tokens[int]
     ) -> Tokens[int]:
@@ -381,7 +327,7 @@ class Scheduler:
         assert tuple(tokens[:accepted]) == draft[:accepted], "only what was guessed is computed"
         assert self.speculation is not None
         self.speculation.take(sequence, len(draft), accepted)
-        self._advance(sequence, accepted)
+        self._slots.advance(sequence, accepted)
         self._shares.charge(sequence.tenant, accepted)
         sequence.output += tokens[:accepted]
         return tokens[accepted:]
@@ -409,19 +355,14 @@ class Scheduler:
             self._waiting.put_back(sibling)
 
     def _leave_slot(self, sequence: Sequence) -> None:
-        assert sequence.slot is not None
         if sequence.is_prefilling:
             self._prefilling.remove(sequence)
-        self._by_slot[sequence.slot] = None
-        self._prefixes.leave(sequence.slot, sequence.held, sequence.salt)
-        self._pool.free(sequence.slot)
-        sequence.slot = None
+        self._slots.leave(sequence)
 
 
-def _may_share(running: Sequence, entering: Sequence) -> bool:
-    """Whether it is worth collecting what a running sequence holds: its prompt begins the same."""
-    begin = running.prompt[:SHORTEST]
-    return running.computed >= SHORTEST and begin == entering.prompt[: len(begin)]
+def _row(sequence: Sequence) -> DecodeRow:
+    assert sequence.slot is not None
+    return DecodeRow(sequence.slot, sequence.output[-1], sequence.computed, sequence.is_pinned)
 
 
 def _may_guess(rows: list[Sequence]) -> bool:
