@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence as Tokens
 from collections.abc import Set
-from dataclasses import replace
 
+from edgellama.runtime.compaction import has_gap
 from edgellama.runtime.fair_share import FairShare
 from edgellama.runtime.pace import Pace
 from edgellama.runtime.preemption import choose_victim
@@ -161,13 +160,15 @@ class Scheduler:
     def schedule(self) -> Step | None:
         """Return the next step over the admitted sequences; None when there are none."""
         assert self._step is None, "schedule before update"
-        if not self._waiting and not len(self._prefilling):  # nobody is about to fill a gap
-            self._slots.compact()
-        drawn = [sequence for sequence in self._slots if sequence.status is Status.DECODING]
+        drawn = self._decoding()
+        # Where nobody is about to fill it.
+        if has_gap(drawn) and not self._waiting and not len(self._prefilling):
+            self._slots.close_gap(drawn)
+            drawn = self._decoding()
         decode = [_row(sequence) for sequence in drawn]
         prefill = self._next_chunk(len(decode))
         if self.speculation is not None and prefill is None and _may_guess(drawn):
-            decode[0] = replace(decode[0], draft=self.speculation.draft(drawn[0]))
+            decode[0] = decode[0]._replace(draft=self.speculation.draft(drawn[0]))
         if prefill is not None and prefill.is_last:
             drawn.append(self._slots.at(prefill.slot))
         if decode or prefill is not None:
@@ -200,21 +201,19 @@ class Scheduler:
                 stalls.append(Stall.STEP_TOKENS)
         elif len(self._prefilling):
             stalls.append(Stall.CHUNK_SLOWDOWN)
-        rows = tuple(
-            (row.slot, sequence.id)
-            for row, sequence in zip(step.decode, self.sequences(step), strict=False)
-        )
-        kinds = Counter(type(copy) for copy in step.copies)
+        pairs = zip(step.decode, self.sequences(step), strict=False)
+        rows = tuple([(row.slot, sequence.id) for row, sequence in pairs])
+        kinds = [type(copy) for copy in step.copies]
         return Choice(
             rows,
             record,
-            kinds[SlotCopy],
+            kinds.count(SlotCopy),
             self.num_running,
             self.num_waiting,
             tuple(stalls),
             drafted=len(step.draft),
-            saves=kinds[PrefixSave],
-            restores=kinds[PrefixRestore],
+            saves=kinds.count(PrefixSave),
+            restores=kinds.count(PrefixRestore),
         )
 
     def update(self, step: Step, tokens: Tokens[int], finished: Set[str]) -> None:
@@ -294,6 +293,10 @@ class Scheduler:
         self.preemptions += 1
         self._waiting.put_back(victim)
         return True
+
+    def _decoding(self) -> list[Sequence]:
+        """Return the sequences that decode, by slot."""
+        return [each for each in self._slots if each.status is Status.DECODING]
 
     def _step_budget(self, rows: int) -> int:
         """Return how many tokens of a chunk the limits allow beside so many rows."""

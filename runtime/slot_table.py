@@ -36,7 +36,7 @@ class SlotTable:
 
     def __iter__(self) -> Iterator[Sequence]:
         """Iterate over the sequences by slot."""
-        return (sequence for sequence in self._by_slot if sequence is not None)
+        return iter([sequence for sequence in self._by_slot if sequence is not None])
 
     def at(self, slot: int) -> Sequence:
         """Return the sequence of a slot in use."""
@@ -75,9 +75,9 @@ class SlotTable:
         self._pool.free(sequence.slot)
         sequence.slot = None
 
-    def compact(self) -> None:
-        """Close a gap between the sequences by moving one of them, where that pays."""
-        sequence = choose_move(self, self._pool.lowest_free) if self.num_free else None
+    def close_gap(self, rows: list[Sequence]) -> None:
+        """Close a gap between sequences, by slot, by moving one of them, where that pays."""
+        sequence = choose_move(rows, self._pool.lowest_free) if self.num_free else None
         if sequence is None or sequence.slot is None:
             return
         old, new = sequence.slot, self._pool.allocate()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class DecodeRow:
+class DecodeRow(NamedTuple):
     """Feed `token` to `slot`, whose cache holds the positions `[0, position)`.
 
     One that `is_pinned` is computed with the first form of the weights, whatever runs beside it.

@@ -134,7 +134,7 @@ def test_what_is_pinned_is_what_the_first_form_alone_computes(engines: dict[str,
         written = first.cache(slot, length)
         for name, array in both.cache(slot, length).items():
             np.testing.assert_array_equal(array, written[name])
-    unpinned = tuple(replace(row, is_pinned=False) for row in rows)
+    unpinned = tuple(row._replace(is_pinned=False) for row in rows)
     assert np.abs(both.run(Step(unpinned, chunk, lengths))[:2] - alone).max() > 0.01
 
 
