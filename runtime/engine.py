@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import uuid
 from pathlib import Path
@@ -31,8 +30,6 @@ from edgellama.runtime.validate import check_request
 if TYPE_CHECKING:
     from edgellama.runtime.text import TextCodec
 
-_SAMPLER_THREADS = 4  # at most: 16 rows take a few milliseconds
-
 
 class Engine:
     """Serves requests from any thread over one backend; in-flight batching, a step at a time.
@@ -53,7 +50,6 @@ class Engine:
         preempt: bool = False,
         greedy_form: str = "fastest",
         prefix_store_mib: int | None = None,
-        sampler_threads: int = 1,
     ) -> None:
         """Serve over a loaded backend, which is the engine's from now on.
 
@@ -71,7 +67,7 @@ class Engine:
         self._backend = backend
         self._codec = codec
         self._manifest = manifest
-        self._sampler = Sampler(backend.vocab_size, sampler_threads)
+        self._sampler = Sampler(backend.vocab_size)
         self._slots = limits.slots
         self._greedy_form = greedy_form
         self._capacity = min(limits.capacity, backend.capacity)
@@ -129,7 +125,6 @@ class Engine:
                 preempt=preempt,
                 greedy_form=form,
                 prefix_store_mib=prefix_store_mib,
-                sampler_threads=_sampler_threads(threads or manifest.profile.device.threads),
             )
         except EngineError:
             backend.close()
@@ -237,7 +232,6 @@ class Engine:
         with self._closing:
             if not self._is_closed:
                 self._backend.close()
-                self._sampler.close()
             self._is_closed = True
 
     def _refuse_own_thread(self, call: str) -> None:
@@ -253,8 +247,3 @@ def _pace(limits: Limits) -> Pace | None:
 
 def _speculation(limits: Limits) -> Speculation | None:
     return None if limits.draft_tokens is None else Speculation(limits.draft_tokens)
-
-
-def _sampler_threads(threads: int | None) -> int:
-    """Return how many threads draw tokens: those that compute, on a GPU's host a few."""
-    return min(_SAMPLER_THREADS, os.cpu_count() or 1 if threads is None else threads)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,8 +34,6 @@ Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 _MASK = 2**64 - 1
-# Tokens of a vocabulary for which handing a row to another thread costs less than its draw.
-_WORTH_A_THREAD = 16_384
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 
 
@@ -139,23 +136,11 @@ class SamplingState:
 
 
 class Sampler:
-    """Applies the rules of each request to its row of the logits; one thread at a time uses it.
+    """Applies the rules of each request to its row of the logits; one thread at a time uses it."""
 
-    The rows that are drawn by chance are shared among `threads`: numpy works outside the
-    interpreter's lock, and nothing else runs while a step's tokens are awaited.
-    """
-
-    def __init__(self, vocab_size: int, threads: int = 1) -> None:
+    def __init__(self, vocab_size: int) -> None:
         self.vocab_size = vocab_size
-        self._rooms = [Room(vocab_size) for _ in range(threads)]
-        self._workers: ThreadPoolExecutor | None = None
-        if threads > 1:
-            self._workers = ThreadPoolExecutor(threads - 1, "edgellama-sampler")
-
-    def close(self) -> None:
-        """End the threads."""
-        if self._workers is not None:
-            self._workers.shutdown()
+        self._room = Room(vocab_size)
 
     def check(
         self,
@@ -197,45 +182,20 @@ class Sampler:
         bad = np.flatnonzero(~(np.isfinite(peaks) & np.isfinite(logits.min(axis=1))))
         if bad.size:
             raise ValueError(f"logits of row {bad[0]} hold NaN or infinity: the step failed")
-        tokens = best.tolist()
-        by_chance = [
-            row
-            for row, state in enumerate(states)
-            if not state.is_plain or state.sampling.temperature != 0.0
-        ]
-        self._draw(logits, states, by_chance, tokens)
         draws: list[Draw] = []
-        for raw, state, token in zip(logits, states, tokens, strict=True):
+        for row, state in enumerate(states):
+            raw = logits[row]
+            if state.is_plain and state.sampling.temperature == 0.0:
+                token = int(best[row])
+            else:
+                scores = raw if state.is_plain else _adjusted(raw, state)
+                share = uniform(state.seed, state.position)
+                token = draw(scores, state.sampling, share, self._room)
             top = state.top_logprobs
             draws.append(Draw(token, None if top is None else token_logprobs(raw, token, top)))
         for state, drawn in zip(states, draws, strict=True):
             state.record(drawn.token)
         return draws
-
-    def _draw(
-        self, logits: Floats, states: Sequence[SamplingState], rows: list[int], tokens: list[int]
-    ) -> None:
-        """Draw for some rows and write their tokens, each thread for an equal part of them."""
-        parts = len(self._rooms) if self._workers is not None else 1
-        parts = max(1, min(parts, len(rows))) if logits.shape[1] >= _WORTH_A_THREAD else 1
-
-        def work(part: int) -> None:
-            for row in rows[part::parts]:
-                state, scores = states[row], logits[row]
-                if not state.is_plain:
-                    scores = _adjusted(scores, state)
-                share = uniform(state.seed, state.position)
-                tokens[row] = draw(scores, state.sampling, share, self._rooms[part])
-
-        others = []
-        if self._workers is not None:
-            others = [self._workers.submit(work, part) for part in range(1, parts)]
-        try:
-            work(0)
-        finally:  # no thread works on after an error
-            wait(others)
-        for other in others:
-            other.result()
 
 
 def _adjusted(raw: Floats, state: SamplingState) -> Floats:

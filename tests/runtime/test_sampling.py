@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -334,42 +333,6 @@ def test_broken_logits_name_their_row_and_leave_the_states(poison: float) -> Non
     with pytest.raises(ValueError, match="row 1"):
         Sampler(300).sample(logits, states)
     assert [one.position for one in states] == [0, 0, 0]
-
-
-def test_threads_change_no_draw() -> None:
-    vocab, rows = 40_000, 13  # enough for a row to be worth a thread
-    logits = make_logits(rows, vocab, 7, spread=1.0)
-    rules = [
-        Sampling(temperature=(0.0, 0.7, 1.0)[row % 3], top_p=(1.0, 0.9)[row % 2], top_k=row % 5)
-        for row in range(rows)
-    ]
-    found = []
-    for threads in (1, 2, 3, 16):
-        sampler = Sampler(vocab, threads)
-        before = threading.active_count()
-        states = [state(each, seed=row, banned=(row,)) for row, each in enumerate(rules)]
-        found.append([sampler.sample(logits, states) for _ in range(4)])
-        assert all(one.position == 4 for one in states)
-        used = threading.active_count() - before
-        assert (used > 0) == (threads > 1)
-        sampler.close()
-        assert threading.active_count() == before
-    assert found[1:] == found[:1] * 3
-
-
-def test_a_row_that_fails_in_a_thread_fails_the_call_and_changes_nothing() -> None:
-    vocab = 20_000
-    sampler = Sampler(vocab, threads=2)
-    banned = state(Sampling(), banned=tuple(range(vocab)), min_new_tokens=1)
-    states = [state(Sampling()), banned, state(Sampling())]
-    with pytest.raises(ValueError, match="every token is banned"):
-        sampler.sample(make_logits(3, vocab, 0), states)
-    assert [one.position for one in states] == [0, 0, 0]
-    assert len(sampler.sample(make_logits(2, vocab, 0), states[::2])) == 2
-    greedy = make_logits(2, vocab, 0)
-    drawn = sampler.sample(greedy, [state(GREEDY), state(GREEDY)])
-    assert [each.token for each in drawn] == greedy.argmax(axis=1).tolist()
-    sampler.close()
 
 
 def test_the_end_of_a_wide_nucleus() -> None:
