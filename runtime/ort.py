@@ -91,11 +91,12 @@ class OrtBackend:
         options = session_options(directory, manifest, threads)
         is_mixed = manifest.profile.precision.is_mixed
         second = None
-        session = open_session(directory / manifest.graph, manifest, options, is_mixed=is_mixed)
+        # The larger form first: opening one takes its weights twice for a while, to pack them.
         if manifest.batch_graph is not None:
             second = open_session(
                 directory / manifest.batch_graph, manifest, options, is_mixed=True
             )
+        session = open_session(directory / manifest.graph, manifest, options, is_mixed=is_mixed)
         backend = cls(
             session,
             manifest.kv,
