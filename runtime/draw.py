@@ -128,17 +128,17 @@ def _top_p(scores: Floats, top_p: float, room: Room) -> Ids | None:
         size = _nucleus(every[ids], mass)
         if size < len(ids) or len(ids) == len(scores):
             return np.sort(ids[:size])
-    _keep_wide(scores, mass, room)
+    _keep_wide(scores, top_p, mass, room)
     return None
 
 
-def _keep_wide(scores: Floats, mass: float, room: Room) -> None:
-    """Set the weights `[vocab]` in `room` outside the nucleus to 0.
+def _keep_wide(scores: Floats, top_p: float, mass: float, room: Room) -> None:
+    """Set the weights `[vocab]` in `room` outside the nucleus, of `mass`, to 0.
 
     A sample says between which weights it ends; only those are sorted.
     """
     every, inside = room.weights, room.inside
-    low, high = _bracket(every, mass)
+    low, high = _bracket(every, top_p)
     np.greater(every, high, out=inside)
     np.multiply(every, inside, out=room.certain)
     missing = mass - float(room.certain.sum(dtype=np.float64))
@@ -159,12 +159,11 @@ def _keep_wide(scores: Floats, mass: float, room: Room) -> None:
     np.multiply(every, inside, out=every)
 
 
-def _bracket(weights: Floats, mass: float) -> tuple[np.float32, np.float32]:
+def _bracket(weights: Floats, top_p: float) -> tuple[np.float32, np.float32]:
     """Return two weights between which the nucleus is likely to end, -1 and inf for no bound."""
     falling = np.sort(weights[:: max(1, len(weights) // _SAMPLE)])[::-1]
     reached = np.cumsum(falling, dtype=np.float64)
-    whole = float(weights.sum(dtype=np.float64))
-    end = int(np.searchsorted(reached, mass / whole * reached[-1], "left"))
+    end = int(np.searchsorted(reached, top_p * reached[-1], "left"))
     first, last = end - _MARGIN, end + _MARGIN
     high = falling[first] if first >= 0 else np.float32(np.inf)
     low = falling[last] if last < len(falling) else np.float32(-1.0)

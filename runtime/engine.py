@@ -35,9 +35,9 @@ class Engine:
     """Serves requests from any thread over one backend; in-flight batching, a step at a time.
 
     Every request's listener is called on the engine's thread: Admission when it gets a slot,
-    PromptLogprobs for each chunk of its prompt where asked for, one Delta for each step and output
-    that a token was drawn for, and one End for each output. A listener must be quick: the next step
-    waits for it. One that raises costs its own request only.
+    PromptLogprobs for each chunk of its prompt where asked for, one Delta for each token of an
+    output, and one End for each output. A listener must be quick: the next step waits for it. One
+    that raises costs its own request only.
     """
 
     def __init__(

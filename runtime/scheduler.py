@@ -305,6 +305,8 @@ class Scheduler:
         return min(self.prefill_chunk, self.step_tokens - rows)
 
     def _next_chunk(self, rows: int) -> PrefillChunk | None:
+        if not len(self._prefilling):
+            return None
         size = self._step_budget(rows)
         most = None if self.pace is None else self.pace.chunk_tokens(rows)
         if most is not None:
