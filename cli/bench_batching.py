@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from edgellama.cli.bench_text import print_environment
+from edgellama.cli.chosen import chosen
 from edgellama.cli.engine import engine_directory
-from edgellama.cli.failure import CliError
 from edgellama.cli.file_verb import STANDARD_OUTPUT, FileVerb, require_writable, write_json
 from edgellama.cli.progress import progress
 from edgellama.cli.size import size
@@ -78,11 +78,7 @@ def _parts(given: str | None) -> tuple[str, ...] | None:
 
     if given is None:
         return None
-    wanted = tuple(given.split(","))
-    for name in wanted:
-        if name not in PARTS:
-            raise CliError(f"--parts has {name!r}; it must be one of {', '.join(PARTS)}")
-    return wanted
+    return chosen("--parts", given, PARTS)
 
 
 def print_batching(result: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from edgellama.cli.bench_text import print_environment
-from edgellama.cli.failure import CliError
+from edgellama.cli.chosen import chosen
 from edgellama.cli.file_verb import STANDARD_OUTPUT, FileVerb, require_writable, write_json
 from edgellama.cli.given import PATH
 from edgellama.cli.progress import progress
@@ -83,11 +83,7 @@ def _names(given: str | None) -> tuple[str, ...]:
 
     if given is None:
         return tuple(SYSTEMS)
-    wanted = given.split(",")
-    for name in wanted:
-        if name not in SYSTEMS:
-            raise CliError(f"--systems has {name!r}; it must be one of {', '.join(SYSTEMS)}")
-    return tuple(name for name in SYSTEMS if name in wanted)
+    return chosen("--systems", given, SYSTEMS)
 
 
 def print_peers(result: Mapping[str, Any]) -> None:
