@@ -38,7 +38,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     hows = {"edgellama": "", "other": "", "half": "dies in decode", "broken": "no model"}
     monkeypatch.setattr(PeerFolder, "write_checkpoint", write)
-    for name in list(peer_systems.SYSTEMS):
+    for name in reversed(list(peer_systems.SYSTEMS)):  # undone in reverse: in their order again
         monkeypatch.delitem(peer_systems.SYSTEMS, name)
     for name, how in hows.items():
         monkeypatch.setitem(peer_systems.SYSTEMS, name, fake(name, how))
