@@ -18,7 +18,7 @@ from typing import Any
 
 from edgellama.benchmark import counted_work as work
 
-# In the order of the work; what comes before the first is the start of the process.
+# In the order of the work.
 PARTS = ("scheduler", "sampler", "detokeniser")
 _MARK = "getppid"
 # The same memory, the same hashes and one thread in every run.
@@ -56,8 +56,8 @@ def count_instructions(engine: Path) -> dict[str, Any]:
         )
         if done.returncode:
             raise CountError(f"callgrind ended with {done.returncode}: {done.stderr[-_TAIL:]}")
-        # The first dump is the start of the process, the others are the parts.
-        counts = {part: _total(Path(f"{out}.{n}")) for n, part in enumerate(PARTS, start=2)}
+        # Odd dumps are what came before a part, even ones are the parts.
+        counts = {part: _total(Path(f"{out}.{2 * n}")) for n, part in enumerate(PARTS, start=1)}
     return {
         "kind": "counts",
         "instructions": counts,
