@@ -23,6 +23,9 @@ _INSIDE = ("bind", "run")
 SAMPLINGS = {
     "greedy": GREEDY,
     "top_p": Sampling(temperature=0.6, top_p=0.9),
+    # Random weights have flat logits: at this temperature a nucleus has some 10 tokens, about as
+    # many as a trained model's.
+    "narrow_top_p": Sampling(temperature=0.1, top_p=0.9),
     "top_k": Sampling(temperature=0.8, top_p=0.95, top_k=50),
 }
 _MOST_ROWS = 16

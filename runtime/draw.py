@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.largest import largest
+from edgellama.runtime.nucleus import nucleus, nucleus_size
 from edgellama.runtime.request import Sampling
+from edgellama.runtime.weights import Floats, Ids, Room, near_peak, weigh
 
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
-
-_TOP_P_START = 1024  # candidates that hold the nucleus of a trained model nearly always
-# Weights that tell where a wide nucleus ends, and how far off that may be: four standard deviations
-# of the share that lies above.
-_SAMPLE, _MARGIN = 4096, 128
 _BLOCK = 256
-
-
-class Room:
-    """Arrays `[vocab]` for the steps of a draw, used again by the next.
-
-    New ones of this size are given back to the system as soon as they are freed, and taking their
-    pages again costs several times the arithmetic.
-    """
-
-    def __init__(self, vocab_size: int) -> None:
-        self.exponents: Floats = np.empty(vocab_size, np.float32)
-        self.weights: Floats = np.empty(vocab_size, np.float32)
-        self.certain: Floats = np.empty(vocab_size, np.float32)
-        self.inside = np.empty(vocab_size, np.bool_)
-        self.above = np.empty(vocab_size, np.bool_)
+_MIN_P_MARGIN = 0.001  # so that rounding leaves no weight out
 
 
 def draw(scores: Floats, rules: Sampling, share: float, room: Room) -> int:
@@ -47,21 +30,7 @@ def draw(scores: Floats, rules: Sampling, share: float, room: Room) -> int:
         return top
     # 1e30 is greedy at any spacing of float32 logits and keeps 0 * scale a number.
     scale = np.float32(min(1.0 / rules.temperature, 1e30))
-    ids: Ids | None = None  # rising; None: the whole vocabulary
-    if 0 < rules.top_k < len(scores):
-        ids = largest(scores, rules.top_k)
-        few = len(ids)
-        kept = _weigh(scores[ids], scores[top], scale, room.exponents[:few], room.weights[:few])
-        if rules.top_p < 1.0:
-            size = _nucleus(kept, rules.top_p * float(kept.sum(dtype=np.float64)))
-            ids, kept = ids[:size], kept[:size]
-        order = np.argsort(ids)
-        ids, kept = ids[order], kept[order]
-    else:
-        kept = _weigh(scores, scores[top], scale, room.exponents, room.weights)
-        if rules.top_p < 1.0:
-            ids = _top_p(scores, rules.top_p, room)
-            kept = kept if ids is None else kept[ids]
+    ids, kept = _keep(scores, scores[top], scale, rules, room)
     if rules.min_p > 0.0:
         # The peak's weight is 1, so a weight is already the share of the largest probability.
         inside = np.flatnonzero(kept >= rules.min_p)
@@ -70,15 +39,24 @@ def draw(scores: Floats, rules: Sampling, share: float, room: Room) -> int:
     return place if ids is None else int(ids[place])
 
 
-def _weigh(
-    scores: Floats, peak: np.float32, scale: np.float32, exponents: Floats, weights: Floats
-) -> Floats:
-    """Write and return the weights of the scores, 1 for the peak's, and write their logarithms."""
-    with np.errstate(over="ignore", under="ignore"):
-        np.subtract(scores, peak, out=exponents)
-        np.multiply(exponents, scale, out=exponents)
-        np.exp(exponents, out=weights)
-    return weights
+def _keep(
+    scores: Floats, peak: np.float32, scale: np.float32, rules: Sampling, room: Room
+) -> tuple[Ids | None, Floats]:
+    """Return the rising ids that top-k and top-p leave, and their weights; ids None: all tokens."""
+    ids: Ids | None = None
+    if 0 < rules.top_k < len(scores):
+        ids = largest(scores, rules.top_k)
+        kept = weigh(scores[ids], peak, scale, room)
+        if rules.top_p < 1.0:
+            size = nucleus_size(kept, rules.top_p * float(kept.sum(dtype=np.float64)))
+            ids, kept = ids[:size], kept[:size]
+        order = np.argsort(ids)
+        return ids[order], kept[order]
+    if rules.top_p < 1.0:
+        return nucleus(scores, peak, scale, rules.top_p, room)
+    if rules.min_p > 0.0:  # what it leaves and perhaps a few more
+        ids = near_peak(scores, peak, scale, _MIN_P_MARGIN - math.log(rules.min_p), room)
+    return ids, weigh(scores if ids is None else scores[ids], peak, scale, room)
 
 
 def _invert(weights: Floats, share: float) -> int:
@@ -103,68 +81,3 @@ def _first_above(reached: npt.NDArray[np.float64], target: float) -> int:
     """
     place = int(np.searchsorted(reached, target, "right"))
     return place if place < len(reached) else int(np.searchsorted(reached, reached[-1], "left"))
-
-
-def _nucleus(falling: Floats, mass: float) -> int:
-    """Return how many of the falling weights reach `mass`, at least one.
-
-    A result of `len(falling)` may mean that even all of them fall short.
-    """
-    reached = np.cumsum(falling, dtype=np.float64)
-    return min(int(np.searchsorted(reached, mass, "left")) + 1, len(falling))
-
-
-def _top_p(scores: Floats, top_p: float, room: Room) -> Ids | None:
-    """Return the rising ids of the nucleus of the weights `[vocab]` in `room`.
-
-    A trained model's nucleus lies among few tokens. Of a wide one the weights outside are set to 0,
-    and None is returned.
-    """
-    every = room.weights
-    mass = top_p * float(every.sum(dtype=np.float64))
-    few = min(_TOP_P_START, len(scores))
-    if few == len(scores) or mass <= few:  # no weight is above 1: else they fall short together
-        ids = largest(scores, few)
-        size = _nucleus(every[ids], mass)
-        if size < len(ids) or len(ids) == len(scores):
-            return np.sort(ids[:size])
-    _keep_wide(scores, top_p, mass, room)
-    return None
-
-
-def _keep_wide(scores: Floats, top_p: float, mass: float, room: Room) -> None:
-    """Set the weights `[vocab]` in `room` outside the nucleus, of `mass`, to 0.
-
-    A sample says between which weights it ends; only those are sorted.
-    """
-    every, inside = room.weights, room.inside
-    low, high = _bracket(every, top_p)
-    np.greater(every, high, out=inside)
-    np.multiply(every, inside, out=room.certain)
-    missing = mass - float(room.certain.sum(dtype=np.float64))
-    at = np.flatnonzero(np.greater(every, low, out=room.above) & ~inside)
-    falling = np.sort(every[at])[::-1]
-    if missing <= 0.0 or missing > float(falling.sum(dtype=np.float64)):  # the sample misled
-        at, missing = np.flatnonzero(every > 0.0), mass
-        falling = np.sort(every[at])[::-1]
-        inside[:] = False
-    size = _nucleus(falling, missing)
-    least = falling[size - 1]
-    weights = every[at]
-    equal = at[weights == least]  # of these the greatest scores, of equal ones the lowest ids
-    equal = equal[np.argsort(-scores[equal], kind="stable")]
-    more = size - int(np.count_nonzero(weights > least))
-    inside[at[weights > least]] = True
-    inside[equal[:more]] = True
-    np.multiply(every, inside, out=every)
-
-
-def _bracket(weights: Floats, top_p: float) -> tuple[np.float32, np.float32]:
-    """Return two weights between which the nucleus is likely to end, -1 and inf for no bound."""
-    falling = np.sort(weights[:: max(1, len(weights) // _SAMPLE)])[::-1]
-    reached = np.cumsum(falling, dtype=np.float64)
-    end = int(np.searchsorted(reached, top_p * reached[-1], "left"))
-    first, last = end - _MARGIN, end + _MARGIN
-    high = falling[first] if first >= 0 else np.float32(np.inf)
-    low = falling[last] if last < len(falling) else np.float32(-1.0)
-    return low, high

@@ -23,9 +23,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.runtime.bad_words import BadWords
-from edgellama.runtime.draw import Room, draw
+from edgellama.runtime.draw import draw
 from edgellama.runtime.logprobs import token_logprobs
 from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
+from edgellama.runtime.weights import Room
 
 if TYPE_CHECKING:
     from edgellama.runtime.guide_matcher import GuideMatcher

@@ -88,8 +88,10 @@ def test_a_cached_prefix(document: dict[str, Any]) -> None:
 def test_the_shares_of_a_step(document: dict[str, Any]) -> None:
     found = document["shares"]
     assert found["rows"] == 4
-    assert [row["sampling"] for row in found["samplings"]] == ["greedy", "top_p", "top_k"]
-    assert [row["temperature"] for row in found["samplings"]] == [0.0, 0.6, 0.8]
+    assert [row["sampling"] for row in found["samplings"]] == [
+        *("greedy", "top_p", "narrow_top_p", "top_k")
+    ]
+    assert [row["temperature"] for row in found["samplings"]] == [0.0, 0.6, 0.1, 0.8]
     for row in found["samplings"]:
         assert 0 < row["share"]["low"] <= row["share"]["high"] < 1
         assert all(values["n"] == 3 and values["low"] > 0 for values in row["parts"].values())

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.runtime.draw import Room
 from edgellama.runtime.draw import draw as draw_in
 from edgellama.runtime.largest import largest
 from edgellama.runtime.request import InvalidRequestError, Sampling
 from edgellama.runtime.sampling import Draw, Sampler, SamplingState, effective_seed, uniform
+from edgellama.runtime.weights import Room
 
 Rows = npt.NDArray[np.float32]
 GREEDY = Sampling(temperature=0.0)
@@ -360,6 +360,42 @@ def test_the_end_of_a_wide_nucleus() -> None:
                 # Sums in another order differ in their last bits: a neighbour may be meant.
                 near = kept[max(0, place - 1) : place + 2]
                 assert token in near, (top_p, share)
+
+
+def test_a_nucleus_near_the_peak_counts_the_light_rest() -> None:
+    """The ends of nuclei that only the weights far below the peak decide."""
+    vocab = 128_256
+    room = Room(vocab)
+    draws = np.random.default_rng(3)
+    scores = np.full(vocab, -21.0, np.float32)  # each 8e-10 of the peak's, all together 1e-4
+    heavy = draws.choice(vocab, 40, replace=False)
+    scores[heavy] = -np.arange(40, dtype=np.float32) / 8
+    weights = np.exp(scores.astype(np.float64))
+    found = float(weights[heavy].sum())
+    rest = float(weights.sum()) - found
+    reached = np.cumsum(weights[heavy])
+    for size in (1, 2, 7, 20):
+        for part, kept in ((0.5, size + 1), (1.5, size), (-1.0, size + 1), (3.0, size)):
+            # As a share of what is near the peak too large or too small by a part of the rest.
+            top_p = float(reached[size - 1]) / (found + part * rest)
+            rules = Sampling(temperature=1.0, top_p=top_p)
+            ids = np.sort(heavy[:kept])
+            ends = np.cumsum(weights[ids]) / weights[ids].sum()
+            middles = ends - weights[ids] / weights[ids].sum() / 2
+            tokens = [draw_in(scores, rules, share, room) for share in middles]
+            assert tokens == ids.tolist(), (size, part)
+
+
+@pytest.mark.parametrize("min_p", [0.9, 0.2, 0.001, 1e-12])
+def test_min_p_keeps_what_it_keeps_of_all_weights(min_p: float) -> None:
+    scores = make_logits(1, 20_011, 4)[0]
+    kept = np.flatnonzero(np.exp(scores - scores.max()) >= min_p)
+    weights = np.exp(scores[kept] - scores.max()).astype(np.float64)
+    reached = np.cumsum(weights) / weights.sum()
+    for share in (0.0, 0.3, 0.7, 0.999999):
+        token = draw_at(scores, Sampling(temperature=1.0, min_p=min_p), share)
+        place = int(np.searchsorted(reached, share, "right"))
+        assert token in kept[max(0, place - 1) : place + 2], share
 
 
 def test_wrong_shapes_and_types_are_refused() -> None:
