@@ -128,6 +128,7 @@ def test_the_ratios_are_what_a_check_compares(document: dict[str, Any]) -> None:
         "prefix ratio",
         "share outside the model, greedy",
         "share outside the model, top_p",
+        "share outside the model, narrow_top_p",
         "share outside the model, top_k",
         "memory ratio",
     ]

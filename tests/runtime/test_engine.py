@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -335,15 +336,23 @@ def test_requests_that_lose_their_slots_equal_their_solo_runs(make: Callable[...
     ]
     solo = [make(slots=1).generate(one) for one in requests]
     engine = make(slots=3, step_tokens=5, preempt=True)
-    recorders = []
-    for one in requests:
-        steps = engine.stats().steps
-        recorders.append(Recorder())
-        engine.submit(one, recorders[-1])
-        until = time.monotonic() + WAIT
-        while engine.stats().steps < steps + 2 and time.monotonic() < until:
-            time.sleep(0.0005)  # they arrive while others run
+    coming, recorders, deltas = list(requests), [Recorder() for _ in requests], count(1)
+
+    def submit_next() -> None:
+        """Submit from the engine's own thread, so that requests come at the same steps always."""
+        if coming:
+            recorder = recorders[len(requests) - len(coming)]
+
+            def listen(event: Event) -> None:
+                recorder(event)
+                if isinstance(event, End) or (isinstance(event, Delta) and next(deltas) % 4 == 0):
+                    submit_next()
+
+            engine.submit(coming.pop(0), listen)
+
+    submit_next()
     for expected, recorder in zip(solo, recorders, strict=True):
+        recorder.end()
         result = recorder.result()
         assert result == replace(expected, timing=result.timing, usage=result.usage)
         assert sum(isinstance(event, Admission) for event in recorder.events) == 1
