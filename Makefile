@@ -72,7 +72,7 @@ verify-gpu: $(ENVIRONMENT)
 	$(BIN)/edgellama verify-gpu $(if $(OUT),--out $(OUT)) $(if $(MODEL),--model $(MODEL)) \
 		$(if $(filter command environment,$(origin PROFILE)),--profile $(PROFILE))
 
-# The quick tests, a few minutes: make test [JOBS=8].
+# The quick tests, some ten minutes on two cores: make test [JOBS=8].
 test: $(ENVIRONMENT)
 	$(PYTEST) -m "not slow and not gpu"
 

@@ -39,13 +39,6 @@ from edgellama.cli.verb import Verb, print_json
     help="Let a waiting request take the slot of a running one of lower priority.",
 )
 @limit_options
-@click.option(
-    "--prefix-store",
-    "prefix_store_mib",
-    type=click.IntRange(min=0),
-    metavar="MIB",
-    help="Memory for prompts that no slot has room for; the profile's by default.",
-)
 def command(
     engine: str,
     host: str,
@@ -65,7 +58,7 @@ def command(
     every call in flight was completed, 1 when the grace was too short for one.
     """
     directory = engine_directory(engine)
-    limits = limits_of(directory, chunk_slowdown, draft_tokens)
+    limits = limits_of(directory, chunk_slowdown, draft_tokens, prefix_store_mib)
 
     from edgellama.grpc_service.serve import serve
     from edgellama.runtime.engine import Engine
@@ -82,7 +75,6 @@ def command(
         preempt=preempt,
         limits=limits,
         greedy_form=greedy_form,
-        prefix_store_mib=prefix_store_mib,
     ) as loaded:
         completed = serve(loaded, host=host, port=port, grace_seconds=grace, ready=ready)
     if not completed:

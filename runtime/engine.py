@@ -49,12 +49,8 @@ class Engine:
         *,
         preempt: bool = False,
         greedy_form: str = "fastest",
-        prefix_store_mib: int | None = None,
     ) -> None:
-        """Serve over a loaded backend, which is the engine's from now on.
-
-        `prefix_store_mib` None takes that of `limits`. Raises EngineError.
-        """
+        """Serve over a loaded backend, which is the engine's from now on; raises EngineError."""
         if limits.slots > backend.slots:
             raise EngineError(
                 f"limits.slots is {limits.slots}; the engine was built for {backend.slots}; "
@@ -80,10 +76,7 @@ class Engine:
             preempt=preempt,
             pace=_pace(limits),
             speculation=_speculation(limits),
-            store=make_prefix_store(
-                limits.prefix_store_mib if prefix_store_mib is None else prefix_store_mib,
-                backend,
-            ),
+            store=make_prefix_store(limits.prefix_store_mib, backend),
         )
         self._loop = StepLoop(backend, codec, self._sampler, scheduler)
         self._is_closed = False
@@ -98,13 +91,11 @@ class Engine:
         check_files: bool = True,
         preempt: bool = False,
         greedy_form: str | None = None,
-        prefix_store_mib: int | None = None,
         limits: Limits | None = None,
     ) -> Engine:
         """Open an engine directory; `check_files` compares every file with its sha256 first.
 
-        `threads`, `greedy_form`, `limits` and `prefix_store_mib`, the MiB of the host's memory for
-        prefixes that no slot has room for, None take the profile's. With `preempt` a waiting
+        `threads`, `greedy_form` and `limits` None take the profile's. With `preempt` a waiting
         request takes the slot of a running one of lower priority. Raises EngineError.
         """
         # Imported here so that the engine itself does not need tokenizers.
@@ -124,7 +115,6 @@ class Engine:
                 manifest,
                 preempt=preempt,
                 greedy_form=form,
-                prefix_store_mib=prefix_store_mib,
             )
         except EngineError:
             backend.close()

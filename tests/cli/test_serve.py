@@ -210,7 +210,7 @@ def test_more_prompts_than_slots_come_back_from_the_prefix_store(
     [
         ("-1", 2, "-1 is not in the range x>=0"),
         ("0.5", 2, "'0.5' is not a valid integer"),
-        ("999999999", 1, "error: prefix_store_mib is 999999999; it must be 0"),
+        ("999999999", 1, "error: limits.prefix_store_mib is 999999999; it must be 0"),
     ],
 )
 def test_a_prefix_store_that_cannot_be_is_refused(

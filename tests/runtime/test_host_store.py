@@ -30,14 +30,10 @@ Make = Callable[..., Engine]
 def make() -> Iterator[Make]:
     engines: list[Engine] = []
 
-    def make_engine(
-        slots: int, mib: int | None = None, profile_mib: int = 0, preempt: bool = False
-    ) -> Engine:
-        limits = Limits(slots, CAPACITY, CHUNK, 64, prefix_store_mib=profile_mib)
+    def make_engine(slots: int, mib: int = 0, preempt: bool = False) -> Engine:
+        limits = Limits(slots, CAPACITY, CHUNK, 64, prefix_store_mib=mib)
         backend, codec = HistoryBackend(slots), byte_codec()
-        engines.append(
-            Engine(backend, codec, limits, preempt=preempt, prefix_store_mib=mib)  # type: ignore[arg-type]
-        )
+        engines.append(Engine(backend, codec, limits, preempt=preempt))  # type: ignore[arg-type]
         return engines[-1]
 
     yield make_engine
@@ -112,20 +108,18 @@ def test_nothing_is_stored_unless_asked_for(make: Make) -> None:
     assert (stats.stored_bytes, stats.restored_tokens) == (0, 0)
 
 
-@pytest.mark.parametrize(("mib", "stored"), [(None, True), (0, False), (6, True)])
-def test_the_profile_says_it_where_the_caller_does_not(
-    make: Make, mib: int | None, stored: bool
-) -> None:
-    engine = make(1, mib, profile_mib=6)
+@pytest.mark.parametrize(("mib", "stored"), [(0, False), (6, True)])
+def test_nothing_is_stored_without_a_size(make: Make, mib: int, stored: bool) -> None:
+    engine = make(1, mib)
     for prompt in PROMPTS[:2]:
         engine.generate(ask(prompt))
     assert (engine.stats().stored_bytes > 0) == stored
 
 
-@pytest.mark.parametrize("mib", [-1, 1 << 40])
-def test_a_size_that_no_machine_has_is_refused(make: Make, mib: int) -> None:
-    with pytest.raises(EngineError, match=rf"prefix_store_mib is {mib}; .* 0, .* or from 1, .* to"):
-        make(1, mib)
+def test_a_size_that_no_machine_has_is_refused(make: Make) -> None:
+    words = rf"limits\.prefix_store_mib is {1 << 40}; .* 0, .* or from 1, .* to"
+    with pytest.raises(EngineError, match=words):
+        make(1, 1 << 40)
 
 
 def test_a_size_without_room_for_a_prefix_is_refused(

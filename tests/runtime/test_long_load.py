@@ -19,7 +19,7 @@ from small_llama import CAPACITY, VOCAB, greedy, tokens
 
 from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.manifest import record_files, write_manifest
+from edgellama.runtime.manifest import read_manifest, record_files, write_manifest
 from edgellama.runtime.request import FinishReason, QueueFullError, Request, Sampling, Stop
 
 pytest.importorskip("onnx")
@@ -113,7 +113,8 @@ class Client:
 @pytest.mark.slow
 def test_a_long_random_load_is_exact_and_leaves_nothing(engine_folder: Path) -> None:
     threads_before = threading.active_count()
-    with Engine.load(engine_folder, threads=1, preempt=True, prefix_store_mib=1) as engine:
+    limits = replace(read_manifest(engine_folder).profile.limits, prefix_store_mib=1)
+    with Engine.load(engine_folder, threads=1, preempt=True, limits=limits) as engine:
         clients = [Client(engine, seed) for seed in range(CLIENTS)]
         grown: list[int] = []
         files = 0
