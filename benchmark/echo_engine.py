@@ -20,21 +20,15 @@ from edgellama.grpc_service.serve import serve
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.event import Admission, Delta, End, Event, FinishReason, Timing, Usage
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.manifest import KvLayout, Manifest
 from edgellama.runtime.request import (
-    Admission,
-    Delta,
     DrainingError,
-    End,
-    Event,
-    FinishReason,
     InvalidRequestError,
     QueueFullError,
     Request,
     Sampling,
-    Timing,
-    Usage,
 )
 from edgellama.runtime.step_record import StepRecord
 from edgellama.runtime.tools import Toolset

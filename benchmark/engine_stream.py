@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from edgellama.benchmark.latency_grid import MeasurementError
 from edgellama.benchmark.stream import StreamTimes
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
+from edgellama.runtime.event import Delta, End, Event, FinishReason
+from edgellama.runtime.request import Request, Sampling, Stop
 
 GREEDY = Sampling(temperature=0.0)
 

@@ -14,7 +14,7 @@ from edgellama.benchmark.stream import StreamTimes
 from edgellama.benchmark.workload import Job
 from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.grpc_service.client_errors import ClientError
-from edgellama.runtime.request import Timing
+from edgellama.runtime.event import Timing
 
 Progress = Callable[[int, int], None]  # done, of how many
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from edgellama.benchmark.engine_stream import fixed_length
 from edgellama.benchmark.latency_grid import MeasurementError
 from edgellama.benchmark.stream import StreamTimes
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import Delta, End, Event, FinishReason
+from edgellama.runtime.event import Delta, End, Event, FinishReason
 from edgellama.runtime.step_loop import EngineStats
 
 # The parts of a step in their order; `bind` is what a backend does besides running the model.

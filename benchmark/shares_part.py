@@ -12,7 +12,8 @@ from edgellama.benchmark.engine_stream import GREEDY, fixed_length
 from edgellama.benchmark.latency_grid import MeasurementError
 from edgellama.benchmark.series import series
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import Delta, End, Event, Sampling
+from edgellama.runtime.event import Delta, End, Event
+from edgellama.runtime.request import Sampling
 from edgellama.runtime.step_loop import EngineStats
 from edgellama.runtime.step_record import StepRecord
 

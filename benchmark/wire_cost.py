@@ -8,7 +8,7 @@ from statistics import median
 
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.events import delta_from_wire, delta_to_wire
-from edgellama.runtime.request import Delta
+from edgellama.runtime.event import Delta
 
 _ROUNDS = 5
 

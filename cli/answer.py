@@ -11,7 +11,8 @@ import click
 
 from edgellama.cli.failure import CliError
 from edgellama.runtime.completion import Completion, Output
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, TokenLogprobs
+from edgellama.runtime.event import Delta, End, Event, FinishReason, TokenLogprobs
+from edgellama.runtime.request import Request
 from edgellama.runtime.tools import ToolCall
 
 if TYPE_CHECKING:  # the engine brings numpy and a runtime: not for `--help`

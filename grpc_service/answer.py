@@ -17,7 +17,7 @@ from edgellama.grpc_service.events import (
 from edgellama.grpc_service.tool_wire import call_from_wire
 from edgellama.runtime import completion
 from edgellama.runtime.completion import Output
-from edgellama.runtime.request import (
+from edgellama.runtime.event import (
     Admission,
     Delta,
     End,

@@ -26,7 +26,7 @@ from edgellama.grpc_service.generation_pb2_grpc import GenerationServiceStub
 from edgellama.grpc_service.limits import CLIENT_OPTIONS
 from edgellama.grpc_service.step_wire import step_from_wire
 from edgellama.runtime.chat import ChatMessage
-from edgellama.runtime.request import Delta
+from edgellama.runtime.event import Delta
 from edgellama.runtime.step_record import StepRecord
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from edgellama.grpc_service import generation_pb2 as pb
 from edgellama.grpc_service.tool_wire import call_from_wire, call_to_wire
 from edgellama.runtime.completion import output_of
-from edgellama.runtime.request import (
+from edgellama.runtime.event import (
     Admission,
     Delta,
     End,

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from edgellama.runtime.request import Delta, End, Event
+from edgellama.runtime.event import Delta, End, Event
 
 
 class Hub:

@@ -26,17 +26,8 @@ from edgellama.grpc_service.spec import (
 )
 from edgellama.grpc_service.text_pool import TextPool
 from edgellama.runtime.completion import timing_of_all, usage_of_all
-from edgellama.runtime.request import (
-    Admission,
-    Delta,
-    DrainingError,
-    End,
-    EngineFailedError,
-    FinishReason,
-    InvalidRequestError,
-    PromptLogprobs,
-    Request,
-)
+from edgellama.runtime.event import Admission, Delta, End, FinishReason, PromptLogprobs
+from edgellama.runtime.request import DrainingError, EngineFailedError, InvalidRequestError, Request
 from edgellama.runtime.rule import compile_rule
 
 if TYPE_CHECKING:

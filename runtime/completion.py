@@ -6,11 +6,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from edgellama.runtime.request import (
+from edgellama.runtime.event import (
     Admission,
     Delta,
     End,
-    EngineFailedError,
     Event,
     FinishReason,
     PromptLogprobs,
@@ -18,6 +17,7 @@ from edgellama.runtime.request import (
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.request import EngineFailedError
 from edgellama.runtime.tools import ToolCall
 
 

@@ -6,8 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from edgellama.runtime.backend import Logits
+from edgellama.runtime.event import Delta, FinishReason
 from edgellama.runtime.generation import Generation
-from edgellama.runtime.request import Delta, FinishReason
 from edgellama.runtime.sampling import Draw, Sampler
 
 _LOG = logging.getLogger(__name__)

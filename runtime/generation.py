@@ -7,17 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgellama.runtime.bad_words import BadWords
+from edgellama.runtime.event import Admission, Delta, End, Event, FinishReason, Timing, Usage
 from edgellama.runtime.prompt_scores import PromptScores
-from edgellama.runtime.request import (
-    Admission,
-    Delta,
-    End,
-    Event,
-    FinishReason,
-    Request,
-    Timing,
-    Usage,
-)
+from edgellama.runtime.request import Request
 from edgellama.runtime.sampling import Draw, SamplingState
 from edgellama.runtime.sequence import Sequence
 from edgellama.runtime.tool_call_parser import END_OF_MESSAGE, PYTHON_TAG, ToolCallParser

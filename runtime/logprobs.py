@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.runtime.event import TokenLogprobs
 from edgellama.runtime.largest import largest
-from edgellama.runtime.request import TokenLogprobs
 
 Floats = npt.NDArray[np.float32]
 

@@ -23,8 +23,8 @@ def make_prefix_store(mib: int, backend: Backend) -> PrefixStore:
     most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // _MIB
     if not least <= mib <= most:
         raise EngineError(
-            f"limits.prefix_store_mib is {mib}; it must be 0, which keeps nothing, or from {least}, which "
-            f"is room for a prefix of {SHORTEST} tokens of {backend.token_bytes} bytes, to {most}, "
-            "the memory of this machine"
+            f"limits.prefix_store_mib is {mib}; it must be 0, which keeps nothing, or from "
+            f"{least}, which is room for a prefix of {SHORTEST} tokens of {backend.token_bytes} "
+            f"bytes, to {most}, the memory of this machine"
         )
     return PrefixStore(mib * _MIB, backend.token_bytes)

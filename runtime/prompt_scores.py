@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.runtime.backend import Logits
+from edgellama.runtime.event import PromptLogprobs
 from edgellama.runtime.logprobs import token_logprobs
-from edgellama.runtime.request import PromptLogprobs
 
 
 class PromptScores:

@@ -24,8 +24,9 @@ import numpy.typing as npt
 
 from edgellama.runtime.bad_words import BadWords
 from edgellama.runtime.draw import draw
+from edgellama.runtime.event import TokenLogprobs
 from edgellama.runtime.logprobs import token_logprobs
-from edgellama.runtime.request import InvalidRequestError, Sampling, TokenLogprobs
+from edgellama.runtime.request import InvalidRequestError, Sampling
 from edgellama.runtime.weights import Room
 
 if TYPE_CHECKING:

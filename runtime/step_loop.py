@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING
 
 from edgellama.runtime.backend import Logits, ScoringBackend
 from edgellama.runtime.draw_step import accept, draw_rows, follow_draft
+from edgellama.runtime.event import Event, FinishReason, PromptLogprobs
 from edgellama.runtime.generation import Generation
-from edgellama.runtime.request import (
-    DrainingError,
-    EngineFailedError,
-    Event,
-    FinishReason,
-    InvalidRequestError,
-    PromptLogprobs,
-)
+from edgellama.runtime.request import DrainingError, EngineFailedError, InvalidRequestError
 from edgellama.runtime.run_step import run_step
 from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.scheduler import Scheduler

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import Delta, End, Event, FinishReason
 from edgellama.runtime.manifest import read_manifest
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
+from edgellama.runtime.request import Request, Sampling, Stop
 
 
 class System:

@@ -26,10 +26,10 @@ from edgellama.benchmark.repeat import repeat_batching
 from edgellama.benchmark.weight_forms import weight_forms
 from edgellama.cli.__main__ import main
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import FinishReason
 from edgellama.runtime.manifest import read_manifest
 from edgellama.runtime.ort import NEVER, OrtBackend
 from edgellama.runtime.prefix_cache import PrefixCache
-from edgellama.runtime.request import FinishReason
 from edgellama.runtime.sampling import Sampler
 from edgellama.runtime.step import Step
 

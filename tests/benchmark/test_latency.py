@@ -14,8 +14,8 @@ from edgellama.benchmark.latency_grid import MeasurementError, grid_of
 from edgellama.benchmark.series import ratio, series
 from edgellama.benchmark.wire_cost import message_seconds
 from edgellama.benchmark.work import decode_work, prefill_work, weight_bytes
+from edgellama.runtime.event import Delta
 from edgellama.runtime.manifest import Manifest, read_manifest
-from edgellama.runtime.request import Delta
 
 
 def silent(_stage: str, _done: int, _total: int) -> None:

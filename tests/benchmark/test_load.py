@@ -24,7 +24,8 @@ from edgellama.benchmark.workload import Job, Workload
 from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.grpc_service.server import Server
 from edgellama.profiles.profile import Slo
-from edgellama.runtime.request import Event, Request
+from edgellama.runtime.event import Event
+from edgellama.runtime.request import Request
 
 STALL = 0.6  # seconds
 

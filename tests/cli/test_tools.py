@@ -16,7 +16,7 @@ from edgellama.cli.answer import print_outputs, print_stream
 from edgellama.cli.talk import Talk
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.completion import Completion, Output
-from edgellama.runtime.request import Delta, FinishReason, Timing, Usage
+from edgellama.runtime.event import Delta, FinishReason, Timing, Usage
 from edgellama.runtime.tools import ToolCall
 
 TOOLS = [

@@ -11,21 +11,23 @@ from dataclasses import dataclass, field
 from edgellama.profiles.model import ModelConfig
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.event import (
+    Admission,
+    Delta,
+    End,
+    FinishReason,
+    Timing,
+    TokenLogprobs,
+    Usage,
+)
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.manifest import KvLayout, Manifest
 from edgellama.runtime.request import (
-    Admission,
-    Delta,
     DrainingError,
-    End,
-    FinishReason,
     InvalidRequestError,
     QueueFullError,
     Request,
     Sampling,
-    Timing,
-    TokenLogprobs,
-    Usage,
 )
 from edgellama.runtime.step_record import StepRecord
 from edgellama.runtime.tools import Toolset

@@ -10,8 +10,9 @@ from serving_engine import until
 from edgellama.grpc_service.client import Client
 from edgellama.grpc_service.client_errors import Cancelled
 from edgellama.runtime.chat import ChatMessage
+from edgellama.runtime.event import FinishReason
 from edgellama.runtime.guide import Guide
-from edgellama.runtime.request import FinishReason, Sampling
+from edgellama.runtime.request import Sampling
 
 
 async def test_unary_equals_joined_stream(client):

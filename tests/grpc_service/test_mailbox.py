@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.grpc_service.mailbox import Hub, Mailbox, merge_deltas
-from edgellama.runtime.request import (
+from edgellama.runtime.event import (
     Admission,
     Delta,
     End,

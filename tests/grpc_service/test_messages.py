@@ -25,17 +25,16 @@ from edgellama.grpc_service.spec import (
 from edgellama.grpc_service.text_pool import TextPool
 from edgellama.grpc_service.tool_wire import toolset_from_wire
 from edgellama.runtime.chat import ROLES, ChatMessage
-from edgellama.runtime.request import (
+from edgellama.runtime.event import (
     Admission,
     Delta,
     End,
     FinishReason,
-    QueueFullError,
-    Sampling,
     Timing,
     TokenLogprobs,
     Usage,
 )
+from edgellama.runtime.request import QueueFullError, Sampling
 from edgellama.runtime.tools import Tool, ToolCall, Toolset
 
 u32 = st.integers(0, 2**32 - 1)

@@ -31,7 +31,8 @@ from edgellama.profiles.profile import Limits
 from edgellama.runtime.chat import ChatMessage
 from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
+from edgellama.runtime.event import FinishReason
+from edgellama.runtime.request import Request, Sampling, Stop
 from edgellama.runtime.step import Step
 from edgellama.runtime.text import TextCodec
 

@@ -14,7 +14,7 @@ from edgellama.grpc_service.aio_client import AsyncClient
 from edgellama.grpc_service.client_errors import InvalidRequest
 from edgellama.grpc_service.server import Server
 from edgellama.runtime.chat import ChatMessage
-from edgellama.runtime.request import FinishReason
+from edgellama.runtime.event import FinishReason
 from edgellama.runtime.tools import MAX_TOOLS, Tool, ToolCall
 
 CITY = {

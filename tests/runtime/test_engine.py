@@ -15,15 +15,11 @@ import pytest
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import Admission, Delta, End, Event, FinishReason
 from edgellama.runtime.manifest import EngineError
 from edgellama.runtime.request import (
-    Admission,
-    Delta,
     DrainingError,
-    End,
     EngineFailedError,
-    Event,
-    FinishReason,
     InvalidRequestError,
     QueueFullError,
     Request,

@@ -18,10 +18,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import FinishReason
 from edgellama.runtime.guide import MAX_CHOICES, MAX_GUIDE_CHARS, Guide
 from edgellama.runtime.request import (
     EngineFailedError,
-    FinishReason,
     InvalidRequestError,
     Request,
     Sampling,

@@ -19,8 +19,9 @@ from small_llama import CAPACITY, VOCAB, greedy, tokens
 
 from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import FinishReason
 from edgellama.runtime.manifest import read_manifest, record_files, write_manifest
-from edgellama.runtime.request import FinishReason, QueueFullError, Request, Sampling, Stop
+from edgellama.runtime.request import QueueFullError, Request, Sampling, Stop
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -22,13 +22,14 @@ from small_llama import (
 
 from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import FinishReason
 from edgellama.runtime.manifest import (
     EngineError,
     Manifest,
     record_files,
     write_manifest,
 )
-from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
+from edgellama.runtime.request import Request, Sampling, Stop
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -13,15 +13,11 @@ from history_engine import CAPACITY, CHUNK, WAIT, HistoryBackend, byte_codec
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.completion import Collector, Completion, Output
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import Admission, Delta, End, Event, FinishReason
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.request import (
     MAX_OUTPUTS,
-    Admission,
-    Delta,
-    End,
     EngineFailedError,
-    Event,
-    FinishReason,
     InvalidRequestError,
     QueueFullError,
     Request,

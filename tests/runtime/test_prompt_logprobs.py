@@ -13,20 +13,17 @@ from history_engine import CAPACITY, CHUNK, WAIT, HistoryBackend, byte_codec
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import Delta, Event, PromptLogprobs, TokenLogprobs
 from edgellama.runtime.logprobs import token_logprobs
 from edgellama.runtime.prompt_scores import PromptScores
 from edgellama.runtime.request import (
     MAX_LOGPROBS,
     MAX_PROMPT_LOGPROBS,
-    Delta,
     EngineFailedError,
-    Event,
     InvalidRequestError,
-    PromptLogprobs,
     Request,
     Sampling,
     Stop,
-    TokenLogprobs,
 )
 
 PROMPT = tuple(range(40, 70))

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from edgellama.profiles.profile import Build, Device, Limits, Precision, Profile
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.engine import Engine
-from edgellama.runtime.request import FinishReason, Request, Sampling, Stop
+from edgellama.runtime.event import FinishReason
+from edgellama.runtime.request import Request, Sampling, Stop
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")

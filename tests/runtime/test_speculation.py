@@ -17,9 +17,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.completion import Collector
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import Delta, End, Event, FinishReason
 from edgellama.runtime.guide import Guide
 from edgellama.runtime.prompt_lookup import PromptLookup
-from edgellama.runtime.request import Delta, End, Event, FinishReason, Request, Sampling, Stop
+from edgellama.runtime.request import Request, Sampling, Stop
 from edgellama.runtime.scheduler import Scheduler
 from edgellama.runtime.sequence import Sequence, Status
 from edgellama.runtime.speculation import SIZES, Speculation

@@ -21,15 +21,9 @@ from reciting_model import (
 from edgellama.profiles.profile import Limits
 from edgellama.runtime.completion import Collector, Completion
 from edgellama.runtime.engine import Engine
+from edgellama.runtime.event import Delta, FinishReason
 from edgellama.runtime.guide import Guide
-from edgellama.runtime.request import (
-    Delta,
-    FinishReason,
-    InvalidRequestError,
-    Request,
-    Sampling,
-    Stop,
-)
+from edgellama.runtime.request import InvalidRequestError, Request, Sampling, Stop
 from edgellama.runtime.tools import Tool, Toolset
 
 EMPTY = '{"type": "object", "properties": {}, "additionalProperties": false}'
