@@ -18,13 +18,18 @@ from edgellama.runtime.request import Request, Sampling, Stop
 
 
 class System:
-    """An engine directory, loaded; `settings` has `model` and `threads`."""
+    """An engine directory, loaded; `settings` has `model`, `threads` and what replaces limits:
+    `draft_tokens` and `chunk_slowdown`.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.version = version("edgellama")
         folder = Path(settings["model"])
-        # No system guesses tokens: random weights repeat themselves as no real model does.
-        limits = replace(read_manifest(folder).profile.limits, draft_tokens=None)
+        limits = replace(
+            read_manifest(folder).profile.limits,
+            draft_tokens=settings["draft_tokens"],
+            chunk_slowdown=settings["chunk_slowdown"],
+        )
         self._engine = Engine.load(folder, threads=settings["threads"], limits=limits)
 
     def run(self, requests: list[dict[str, Any]]) -> list[list[float]]:
