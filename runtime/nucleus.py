@@ -42,15 +42,16 @@ def nucleus(
 
     Ids None: the weights are those of all tokens, 0 outside the nucleus.
     """
-    ids = _near_nucleus(scores, peak, scale, top_p, room)
-    if ids is not None:
-        return ids, weigh(scores[ids], peak, scale, room)
+    near = _near_nucleus(scores, peak, scale, top_p, room)
+    if near is not None:
+        return near
     every = weigh(scores, peak, scale, room)
     whole = float(every.sum(dtype=np.float64))
     mass = top_p * whole
     few = min(_START, len(scores))
     bracket = None if few == len(scores) or mass <= _LIGHT else _bracket(every, top_p, whole)
-    if bracket is None or bracket[1] == np.inf:
+    # No weight is above 1: of more mass than candidates, these fall short together.
+    if bracket is None or (bracket[1] == np.inf and mass <= few):
         ids = largest(scores, few)
         size = nucleus_size(every[ids], mass)
         if size < few or few == len(scores):
@@ -62,8 +63,8 @@ def nucleus(
 
 def _near_nucleus(
     scores: Floats, peak: np.float32, scale: np.float32, top_p: float, room: Room
-) -> Ids | None:
-    """Return the rising ids of the nucleus where the weights near the peak tell it for certain.
+) -> tuple[Ids, Floats] | None:
+    """Return rising ids and weights of the nucleus where those near the peak tell it for certain.
 
     The rest weighs between nothing and a bound; either must give the same nucleus.
     """
@@ -80,7 +81,8 @@ def _near_nucleus(
     low, high = (int(each) for each in np.searchsorted(reached, bounds, "left"))
     if low != high or high == len(reached):
         return None
-    return np.sort(near[order[: high + 1]])
+    inside = np.sort(order[: high + 1])
+    return near[inside], weights[inside]
 
 
 def _keep_wide(

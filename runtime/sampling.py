@@ -20,20 +20,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from edgellama.runtime.bad_words import BadWords
 from edgellama.runtime.draw import draw
 from edgellama.runtime.event import TokenLogprobs
 from edgellama.runtime.logprobs import token_logprobs
 from edgellama.runtime.request import InvalidRequestError, Sampling
-from edgellama.runtime.weights import Room
+from edgellama.runtime.weights import Floats, Ids, Room
 
 if TYPE_CHECKING:
     from edgellama.runtime.guide_matcher import GuideMatcher
-
-Floats = npt.NDArray[np.float32]
-Ids = npt.NDArray[np.int64]
 
 _MASK = 2**64 - 1
 _FLOAT_MAX = float(np.finfo(np.float32).max)

@@ -19,7 +19,6 @@ class Room:
     """
 
     def __init__(self, vocab_size: int) -> None:
-        self.exponents: Floats = np.empty(vocab_size, np.float32)
         self.weights: Floats = np.empty(vocab_size, np.float32)
         self.certain: Floats = np.empty(vocab_size, np.float32)
         self.inside = np.empty(vocab_size, np.bool_)
@@ -27,14 +26,12 @@ class Room:
 
 
 def weigh(scores: Floats, peak: np.float32, scale: np.float32, room: Room) -> Floats:
-    """Return the weights of some or all scores, 1 for the peak's; they and their logarithms lie
-    in `room`.
-    """
-    exponents, weights = room.exponents[: len(scores)], room.weights[: len(scores)]
+    """Return the weights of some or all scores, 1 for the peak's; they lie in `room`."""
+    weights = room.weights[: len(scores)]
     with np.errstate(over="ignore", under="ignore"):
-        np.subtract(scores, peak, out=exponents)
-        np.multiply(exponents, scale, out=exponents)
-        np.exp(exponents, out=weights)
+        np.subtract(scores, peak, out=weights)
+        np.multiply(weights, scale, out=weights)
+        np.exp(weights, out=weights)
     return weights
 
 
